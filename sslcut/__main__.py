@@ -1,0 +1,5 @@
+"""`python -m sslcut` is the command line."""
+
+from sslcut.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""Files that are whole or absent: written beside their target, flushed to the disk, then renamed over it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from sslcut.errors import MachineError
+
+_REMEDIES = {
+    errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere with --out"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere with --out"),
+    errno.EROFS: ("the file system is read-only", "write elsewhere with --out"),
+    errno.EACCES: ("permission denied", "make the folder writable, or write elsewhere with --out"),
+    errno.EPERM: ("operation not permitted", "make the folder writable, or write elsewhere with --out"),
+    errno.EIO: ("input/output error", "check the disk"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another path with --out"),
+    errno.EFBIG: ("the file is too large for this file system", "write elsewhere with --out"),
+}
+
+
+def machine_fault(error: OSError, path: Path | str) -> MachineError:
+    """The MachineError (exit 5) that says what the system refused at `path`, and what to do about it."""
+    what, hint = _REMEDIES.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
+    return MachineError(f"cannot write {path}: {what}", hint=hint)
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents; raises MachineError where the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise machine_fault(error, path) from error
+    return path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Raises MachineError where the system refuses to write; whatever was at `target` before is then still there.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise machine_fault(error, target) from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+def write_text(target: Path, text: str) -> None:
+    """Replace `target` with `text` in UTF-8, whole or not at all."""
+    with replacing(target) as file:
+        file.write(text.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,297 @@
+"""The command line: parse, import late, hand over, and print. Only this room prints."""
+
+import functools
+import inspect as signatures
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sslcut.errors import UsageError
+from sslcut.events import Event, Note
+from sslcut.inputs import find_checkpoint, from_stdin
+from sslcut.screen import Screen, ending
+
+if TYPE_CHECKING:
+    from sslcut.recipe import Recipe
+
+app = typer.Typer(
+    name="sslcut",
+    help="Measure at which layer a pretrained vision network should be read, and cut it there.",
+    epilog="A first run: sslcut run",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="RECIPE", help="Recipe file or bundled name; else `default`.", show_default=False),
+]
+InputArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="INPUT", help="Checkpoint, run directory or results file; else stdin, else the newest."),
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", "-r", metavar="FILE|NAME", help="Recipe file or name.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe's key: train.epochs=2. Repeatable.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="FOLDER", help="Your images: a folder of class folders, or flat.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; else one a core.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="The recipe's seed.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there and do the work again.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and tell the plan; do no work.")]
+
+
+def command(function: Callable[..., Iterator[Event]]) -> Callable[..., None]:
+    """Register a command that yields events; adds the options of the screen, and turns faults into exit codes."""
+    extra = signatures.signature(Screen.options).parameters
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        screen = Screen.options(**{name: kwargs.pop(name) for name in extra})
+        code = ending(lambda: screen.show(function(*args, **kwargs)), debug=screen.debug)
+        if code:
+            raise typer.Exit(code)
+
+    own = signatures.signature(function)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *extra.values()])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return app.command(help=(function.__doc__ or "").replace("\n    ", "\n"))(run)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Measure at which layer a pretrained vision network should be read, and cut it there."""
+    if version:
+        from sslcut import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@command
+def pretrain(
+    source: RecipeArgument = None,
+    recipe: RecipeOption = None,
+    sets: SetOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Train a network by a recipe; prints the checkpoint's path.
+
+    Example: sslcut pretrain --set train.epochs=2 --set 'method={name: vicreg}'
+    """
+    chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "pretrain")
+    from sslcut.stages import pretrain as stage
+
+    return stage.run(chosen, stage.Options(out, device, threads, force, dry_run))
+
+
+@command
+def guillotine(
+    source: InputArgument = None,
+    at: Annotated[
+        str, typer.Option("--at", metavar="LAYER", help="A block's name, -N, `best` or `smallest`.")
+    ] = "best",
+    task: Annotated[str | None, typer.Option(help="With `--at best|smallest`: for this task alone.")] = None,
+    within: Annotated[float | None, typer.Option(help="With `--at smallest`: points below the reference.")] = None,
+    readout: Annotated[str | None, typer.Option(help="How the block becomes a vector: avg, grid2, avg+max, …")] = None,
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Cut a checkpoint at a named layer, which is kept; prints the new checkpoint's path.
+
+    Example: sslcut guillotine runs/default/pretrain.safetensors --at layer4
+    """
+    from sslcut.stages import guillotine as stage
+
+    stages = ("pretrain", "resize", "import")
+    given = find_checkpoint(_fed(source), _run_directory(recipe), stages)
+    return _noted(given.note, stage.run(given, stage.Options(at, task, within, readout, out, force, dry_run)))
+
+
+@command
+def probe(
+    source: InputArgument = None,
+    recipe: RecipeOption = None,
+    sets: SetOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Measure every layer of a checkpoint at once; prints the results file's path.
+
+    Example: sslcut probe runs/default/pretrain.safetensors --set 'probe.readouts=[avg, grid2]'
+    """
+    given = find_checkpoint(_fed(source), _run_directory(recipe))
+    from sslcut import header
+
+    stored = header.read(given.checkpoint).document.get("recipe")
+    chosen = _one_run(_recipe(recipe, sets, data, seed, stored), "probe")
+    from sslcut.stages import probe as stage
+
+    return _noted(given.note, stage.run(given, chosen, stage.Options(out, device, threads, force, dry_run)))
+
+
+@command
+def report(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", help="Results files, checkpoints or run directories.")
+    ] = None,
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
+) -> Iterator[Event]:
+    """Write tables and figures of one or several results; prints the report's path.
+
+    Example: sslcut report runs/default runs/vicreg-shapes --out comparison
+    """
+    from sslcut.inputs import path_of, stdin_is_fed, stdin_lines
+    from sslcut.stages import report as stage
+
+    given = [Path(path) for path in paths or []]
+    if given == [Path("-")] or (not given and stdin_is_fed()):
+        given = [Path(path_of(line)) for line in stdin_lines("results", _tell)]
+    return stage.run(given or [_run_directory(recipe)], out, title)
+
+
+@command
+def run(
+    source: RecipeArgument = None,
+    recipe: RecipeOption = None,
+    sets: SetOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Do a recipe's stages in order: pretrain, probe, guillotine, report; prints the report's path.
+
+    Example: sslcut run
+    """
+    chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "run")
+    from sslcut import study
+
+    return study.run(chosen, study.Options(out, device, threads, force, dry_run))
+
+
+@command
+def inspect(
+    source: InputArgument = None,
+    recipe: RecipeOption = None,
+    sets: SetOption = None,
+    data: Annotated[bool, typer.Option("--data", help="Draw images and their views into the PNG at --out.")] = False,
+    out: OutOption = None,
+    seed: SeedOption = None,
+) -> Iterator[Event]:
+    """List a checkpoint's layers and their cost; or draw what a recipe's network sees.
+
+    Example: sslcut inspect runs/default/pretrain.safetensors
+    """
+    if data:
+        chosen = _recipe(_either(source, recipe), sets, None, seed)
+        from sslcut.stages import draw
+
+        return draw.run(chosen, out or Path("views.png"))
+    from sslcut.stages import inspect as stage
+
+    given = find_checkpoint(_fed(source), _run_directory(recipe))
+    return _noted(given.note, stage.run(given))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", show_default=False)] = None,
+) -> None:
+    """List the bundled recipes, or print one to stdout.
+
+    Example: sslcut recipes default > mine.yaml
+    """
+    from sslcut.bundled import bundled, bundled_path, describe
+
+    def listing() -> None:
+        if name is not None:
+            typer.echo(bundled_path(name).read_text(encoding="utf-8"), nl=False)
+            return
+        found = bundled()
+        width = max(map(len, found))
+        for each, path in found.items():
+            typer.echo(f"{each.ljust(width)}  {describe(path)}")
+
+    code = ending(listing, debug=False)
+    if code:
+        raise typer.Exit(code)
+
+
+def _either(argument: str | None, option: str | None) -> str | None:
+    if argument is not None and option is not None and argument != option:
+        raise UsageError(f"two recipes are given: {argument} and {option}", hint="give one")
+    return argument if argument is not None else option
+
+
+def _recipe(
+    source: str | None,
+    sets: list[str] | None,
+    data: Path | None,
+    seed: int | None,
+    stored: dict[str, Any] | None = None,
+) -> "Recipe":
+    """The recipe that the options mean: `source`, else the one stored in the checkpoint, else `default`."""
+    from sslcut import recipe as room
+
+    if source is None and stored is not None:
+        return room.load_stored(stored, sets or (), seed=seed, folder=data)
+    return room.load(source, sets or (), seed=seed, folder=data)
+
+
+def _one_run(recipe: "Recipe", stage: str) -> "Recipe":
+    from sslcut.sweep import refuse_sweep
+
+    refuse_sweep(recipe, stage)
+    return recipe
+
+
+def _run_directory(recipe: str | None) -> Path:
+    return Path("runs") / ("default" if recipe is None else _recipe(recipe, None, None, None).name)
+
+
+def _fed(source: str | None) -> str | None:
+    return from_stdin(source, _tell)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _noted(note: str, events: Iterator[Event]) -> Iterator[Event]:
+    if note:
+        yield Note(note)
+    yield from events
+
+
+def main() -> None:
+    """Run the command line; the entry point of `sslcut` and of `python -m sslcut`."""
+    app()

@@ -1,0 +1,1 @@
+"""Data sets, their splits, and the views of a batch."""

@@ -1,0 +1,50 @@
+"""VICReg: two views agree, every dimension varies, no two dimensions repeat (arXiv 2105.04906)."""
+
+import torch
+from torch import Tensor
+
+from sslcut.methods.base import Method
+from sslcut.model.chain import Chain
+
+
+class VICReg(Method):
+    """Two views agree without comparing images: every dimension keeps its spread, no two of them repeat.
+
+    Options weigh the three terms; the defaults are the paper's.
+    """
+
+    batchnorm = "per_view"
+    defaults = {
+        "model": {"projector": {"widths": [512, 512, 512]}},
+        "views": {"policy": "vicreg", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
+        "train": {"optimizer": {"name": "lars", "lr": 0.3, "weight_decay": 1e-4, "eta": 0.02, "clip": True}},
+    }
+
+    def __init__(
+        self, chain: Chain, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
+    ) -> None:
+        super().__init__(chain)
+        self.invariance, self.variance, self.covariance = invariance, variance, covariance
+
+    def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """The weighted sum of the three terms as in the authors' code, z (2, B, D), B at least 2."""
+        a, b = z  # (B, D) each
+        agree, vary, repeat = (a - b).square().mean(), spread(a) + spread(b), overlap(a) + overlap(b)
+        return self.invariance * agree + self.variance * vary + self.covariance * repeat
+
+
+def spread(z: Tensor) -> Tensor:
+    """How far, on average, a dimension's standard deviation falls short of 1, halved as in the paper's code."""
+    return torch.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean() / 2
+
+
+def overlap(z: Tensor) -> Tensor:
+    """Squared covariances between different dimensions of z (B, D), summed, per dimension.
+
+    The covariance and the Gram matrix have the same sum of squares, so the smaller of the two is formed.
+    """
+    batch, width = z.shape
+    centred = z - z.mean(dim=0)
+    product = centred.T @ centred if width <= batch else centred @ centred.T
+    own = centred.square().sum(dim=0).square().sum()
+    return (product.square().sum() - own) / (batch - 1) ** 2 / width

@@ -1,0 +1,1 @@
+"""Probes and measures of features, and the statistics that compare layers."""

@@ -1,0 +1,221 @@
+"""Measures layers by all probes and gives the results: rows of scores, label-free measures, and the answer."""
+
+import inspect
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcut import answers
+from sslcut.data.images import Task
+from sslcut.errors import UsageError
+from sslcut.events import Event, Progress, Warn
+from sslcut.metrics.fractions import with_labels
+from sslcut.metrics.layer import Fit, Fold, Layer, Measure, defined
+from sslcut.metrics.recommend import Key, best_row, candidates, recommendation
+from sslcut.metrics.score import choosing_metric, metrics_of
+from sslcut.metrics.table import PIXELS, Part, Row, number, table
+from sslcut.registry import MEASURES, PROBES, Registry
+
+Choice = str | Mapping[str, Any]  # a member of a registry as a recipe names it: its name, or a mapping with `name`
+Found = tuple[dict[str, Any], dict[str, Tensor]]
+ANSWERING = "linear"  # the probe whose validation scores give the answer
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every step of a measurement shares."""
+
+    tasks: Mapping[str, Task]
+    folds: Sequence[Fold]
+    metrics: Mapping[str, str]  # of each task, the metric that chooses
+    reference: Key
+    end: Key
+    test: Part
+    validation: Part
+    scale: str
+    seed: int
+
+    def call(
+        self, registry: Registry, choice: Choice, layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]
+    ) -> Any:
+        """What a registered probe or measure gives for one layer, with the options that the recipe chose.
+
+        Of its keyword-only parameters without a default, `scale` and `seed` are filled in.
+        """
+        options = {} if isinstance(choice, str) else {key: value for key, value in choice.items() if key != "name"}
+        member = registry.load(_name(choice))
+        wanted = [p.name for p in inspect.signature(member).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        given = {name: getattr(self, name) for name in ("scale", "seed") if name in wanted}
+        return member([layer], tasks, folds, **given, **options)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of a probe: on one layer, with a share of the labels, of the network or of its untrained twin."""
+
+    probe: Choice
+    layer: Layer
+    fraction: float = 1.0
+    untrained: bool = False
+
+
+def measure(
+    layers: Sequence[Layer],
+    tasks: Mapping[str, Task],
+    folds: Sequence[Fold],
+    *,
+    reference: Key,
+    end: Key,
+    group: Tensor | None = None,
+    probes: Sequence[Choice] = ("linear", "knn"),
+    measures: Sequence[Choice] = ("rankme",),
+    scale: str = "standard",
+    seed: int = 0,
+    bootstrap: int = 1000,
+    fractions: Sequence[float] = (),
+    untrained: Sequence[Layer] | None = None,
+    pixels: Layer | None = None,
+) -> Generator[Event, None, Found]:
+    """Measures `layers` (in network order) on all tasks; yields events, returns the results and their predictions.
+
+    The results have the keys `results`, `measures`, `best` and `recommended` (null without an answer); predictions are
+    `row.<i>`, `validation.row.<i>`, `target.<task>` and `validation.target.<task>`, of the test and the validation
+    rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
+    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A task
+    that has no label in some part is left out with a warning. Raises UsageError where the reference is not measured,
+    InputError where features are not finite.
+    """
+    if reference not in [layer.key for layer in layers]:
+        raise UsageError(
+            f"the reference `{answers.label(*reference)}` is not among the measured layers",
+            hint="add it to probe.layers and probe.readouts",
+        )
+    usable = {name: task for name, task in tasks.items() if _labelled(task, folds)}
+    for name in tasks.keys() - usable.keys():
+        yield Warn(f"task `{name}` has too few labels to be probed and is left out")
+    study = Study(
+        tasks=usable,
+        folds=folds,
+        metrics={name: choosing_metric(task, folds) for name, task in usable.items()},
+        reference=reference,
+        end=end,
+        test=Part(folds, "test", group=group, count=bootstrap, seed=seed),
+        validation=Part(folds, "validation", group=group, count=bootstrap, seed=seed + 1),
+        scale=scale,
+        seed=seed,
+    )
+    jobs = _jobs(layers, probes, fractions, untrained or (), pixels) if usable else []
+    steps = len(jobs) + len(measures) * len(layers)
+    fits: list[tuple[_Job, list[Fit]]] = []
+    for done, job in enumerate(jobs):
+        yield Progress("probing", done, steps, {"layer": job.layer.name, "probe": _name(job.probe)})
+        fits.append((job, _fit(study, job)))
+    measured: list[Measure] = []
+    for done, (choice, layer) in enumerate(product(measures, layers), start=len(jobs)):
+        yield Progress("measuring", done, steps, {"layer": layer.name, "measure": _name(choice)})
+        measured += study.call(MEASURES, choice, layer, usable, folds)
+    yield Progress("comparing layers", steps, steps)
+    rows, tensors = _rows(study, fits)
+    return {"results": rows, "measures": _measures(measured)} | _answer(study, fits), tensors
+
+
+def _name(choice: Choice) -> str:
+    return choice if isinstance(choice, str) else choice["name"]
+
+
+def _labelled(task: Task, folds: Sequence[Fold]) -> bool:
+    """Whether every part of every fold has labels of a task, and its train rows more than one value of it."""
+    there = defined(task)
+    parts = [there[part].any() for fold in folds for part in (fold.validation, fold.test)]
+    values = [task.values[fold.train[there[fold.train]]] for fold in folds]
+    return bool(folds) and all(parts) and all(len(torch.unique(value, dim=0)) > 1 for value in values)
+
+
+def _jobs(
+    layers: Sequence[Layer],
+    probes: Sequence[Choice],
+    fractions: Sequence[float],
+    untrained: Sequence[Layer],
+    pixels: Layer | None,
+) -> list[_Job]:
+    """All calls of probes; the baselines (pixels, the untrained network) have the answering probe alone."""
+    jobs = [_Job(probe, layer, share) for share in (1.0, *fractions) for probe in probes for layer in layers]
+    for probe in probes:
+        if _name(probe) == ANSWERING:
+            jobs += [_Job(probe, layer, untrained=True) for layer in untrained]
+            jobs += [_Job(probe, pixels)] if pixels is not None else []
+    return jobs
+
+
+def _fit(study: Study, job: _Job) -> list[Fit]:
+    if job.fraction == 1.0:
+        return study.call(PROBES, job.probe, job.layer, study.tasks, study.folds)
+    fits = []
+    for name, task in study.tasks.items():  # each task has its own labels, so its own few rows
+        folds = [with_labels(fold, task, job.fraction, study.seed) for fold in study.folds]
+        fits += study.call(PROBES, job.probe, job.layer, {name: task}, folds)
+    return fits
+
+
+def _rows(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]]) -> tuple[list[Row], dict[str, Tensor]]:
+    """The rows of all fits but the untrained network's; the predictions and targets by the names they are stored."""
+    groups: dict[tuple[Any, ...], list[Fit]] = {}
+    bases: dict[str, list[Fit]] = {}
+    for job, found in fits:
+        for fit in found:
+            if job.untrained:
+                bases.setdefault(fit.task, []).append(fit)
+            else:
+                groups.setdefault((job.fraction, fit.probe, fit.setting, fit.task), []).append(fit)
+    rows: list[Row] = []
+    tensors: dict[str, Tensor] = {}
+    for (fraction, probe, _, name), group in groups.items():
+        task = study.tasks[name]
+        twin = bases.get(name, []) if probe == ANSWERING and fraction == 1.0 else []
+        for metric in metrics_of(task):
+            untrained = dict(zip([fit.layer.key for fit in twin], _test_values(study, task, twin, metric), strict=True))
+            for fit, row in zip(
+                group, table(group, task, metric, study.test, study.validation, study.reference), strict=True
+            ):
+                tensors[f"row.{len(rows)}"] = _stored(fit.tested[study.test.rows])
+                tensors[f"validation.row.{len(rows)}"] = _stored(fit.validated[study.validation.rows])
+                rows.append(row | {"untrained": untrained.get(fit.layer.key), "fraction": fraction, "seed": study.seed})
+    for name, task in study.tasks.items():
+        tensors[f"target.{name}"] = _stored(task.values[study.test.rows])
+        tensors[f"validation.target.{name}"] = _stored(task.values[study.validation.rows])
+    return rows, tensors
+
+
+def _test_values(study: Study, task: Task, fits: Sequence[Fit], metric: str) -> list[float | None]:
+    if not fits:
+        return []
+    return [number(value) for value in study.test.values(task, [fit.tested for fit in fits], metric)]
+
+
+def _stored(values: Tensor) -> Tensor:
+    """Predictions or targets as the file holds them: int32 classes, float32 numbers and angles."""
+    return values.int() if values.dtype == torch.int64 else values.float()
+
+
+def _measures(measured: Sequence[Measure]) -> list[Row]:
+    return [
+        {"layer": m.layer.name, "readout": m.layer.readout, "measure": m.measure, "value": number(m.value)}
+        for m in measured
+    ]
+
+
+def _answer(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]]) -> dict[str, Any]:
+    """`best` and `recommended` from the answering probe with all labels; none and null where it was not asked for."""
+    mine = [fit for job, found in fits if _answers(job) for fit in found]
+    compared = candidates(mine, study.tasks, study.metrics, study.validation, study.test) if mine else []
+    best = [best_row(of, study.reference, study.end, study.test) for of in compared]
+    recommended = recommendation(compared, study.reference, study.test) if compared else None
+    return {"best": best, "recommended": recommended}
+
+
+def _answers(job: _Job) -> bool:
+    return _name(job.probe) == ANSWERING and job.fraction == 1.0 and not job.untrained and job.layer.name != PIXELS

@@ -1,0 +1,135 @@
+"""What a probe reads (the features of one block, split into folds) and what it gives back (predictions)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sslcut.data.images import Task
+from sslcut.errors import InputError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The features of one block by one read-out: (N, D), all rows, in the same order for every layer."""
+
+    name: str
+    readout: str
+    features: Tensor
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells one layer from another: its block and its read-out."""
+        return self.name, self.readout
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row indices of one split; cross-fitting has several, whose test parts tile all rows, as do the validation parts.
+
+    `refit` are the rows of the final fit, which predicts `test`; those of train and validation where it is None.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    refit: Tensor | None = None
+
+    @property
+    def final(self) -> Tensor:
+        """The rows of the final fit."""
+        return torch.cat([self.train, self.validation]) if self.refit is None else self.refit
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one probe predicts for one task from one layer.
+
+    `setting` tells apart the settings of one probe that are all reported (kNN's k and T), `chosen` is what validation
+    chose (the L2), `rows` the labelled images of the final fit (their mean over folds). `tested` (N,) or (N, 2) holds
+    the final fit's predictions at the folds' test rows, `validated` those of the fit on train alone at their
+    validation rows; both are meaningless elsewhere.
+    """
+
+    layer: Layer
+    task: str
+    probe: str
+    setting: str
+    chosen: str
+    rows: int
+    tested: Tensor
+    validated: Tensor
+
+    @property
+    def options(self) -> str:
+        """Everything that one would need to repeat the fit, as results show it."""
+        return " ".join(part for part in (self.setting, self.chosen) if part)
+
+
+class Sheet:
+    """The predictions of one fit while they are filled in, fold by fold."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        self.name = name
+        self.tested = torch.zeros_like(task.values)
+        self.validated = torch.zeros_like(task.values)
+        self.rows: list[int] = []
+        self.chosen: list[float] = []
+
+    def fit(self, layer: Layer, probe: str, *, setting: str = "", chosen: str = "") -> Fit:
+        """The filled sheet."""
+        rows = round(sum(self.rows) / len(self.rows))
+        return Fit(layer, self.name, probe, setting, chosen, rows, self.tested, self.validated)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a layer that needs no label."""
+
+    layer: Layer
+    measure: str
+    value: float
+
+
+def rows_of(folds: Sequence[Fold], part: str) -> Tensor:
+    """All rows that are `train`, `validation`, `test` or `final` in some fold, each once, in row order."""
+    return (
+        torch.unique(torch.cat([getattr(fold, part) for fold in folds])) if folds else torch.empty(0, dtype=torch.int64)
+    )
+
+
+def defined(task: Task) -> Tensor:
+    """Which rows carry a label: (N,) bool. A class of -1 and a number or angle of NaN do not."""
+    if task.kind == "class":
+        return task.values >= 0
+    return ~task.values.isnan().reshape(len(task.values), -1).any(dim=1)
+
+
+def alike(tasks: Mapping[str, Task]) -> list[tuple[Tensor, list[str]]]:
+    """The tasks grouped by the rows on which they are defined, (N,) bool: each group can share its products."""
+    groups: list[tuple[Tensor, list[str]]] = []
+    for name, task in tasks.items():
+        mask = defined(task)
+        for other, names in groups:
+            if torch.equal(mask, other):
+                names.append(name)
+                break
+        else:
+            groups.append((mask, [name]))
+    return groups
+
+
+def class_count(task: Task) -> int:
+    """How many classes a class task has."""
+    return len(task.classes) or int(task.values.max()) + 1
+
+
+def check_finite(layer: Layer) -> None:
+    """Raises InputError where a layer's features are not all finite numbers."""
+    broken = ~layer.features.isfinite().all(dim=1)
+    if broken.any():
+        raise InputError(
+            f"layer `{layer.name}` ({layer.readout}) gives values that are not finite for {int(broken.sum())} images",
+            hint="the network overflows: probe it in float32, or leave the layer out with `probe.layers`",
+        )

@@ -1,0 +1,44 @@
+"""A recipe's `model` section becomes a chain."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from sslcut.model.chain import Chain
+from sslcut.model.heads import classifier, mlp
+from sslcut.registry import BACKBONES
+
+
+def build(model: Mapping[str, Any]) -> Chain:
+    """The network that `model` describes: backbone, then projector, predictor and classifier where it names them.
+
+    Weights are drawn from torch's global generator, or not at all under `torch.device("meta")`. Raises UsageError for
+    an unknown backbone or a last block that it cannot have.
+    """
+    options = dict(model["backbone"])
+    chain: Chain = BACKBONES.load(options.pop("name"))(last_block=model.get("last_block") or {}, **options)
+    for part in ("projector", "predictor"):
+        if head := model.get(part):
+            chain = chain.followed_by(mlp(part, chain.width, **head))
+    if classes := model.get("classifier"):
+        chain = chain.followed_by(classifier(chain.width, classes))
+    return chain
+
+
+def blueprint(model: Mapping[str, Any]) -> Chain:
+    """The same network on the meta device, with shapes and no weights: to be counted, or to be given its tensors."""
+    with torch.device("meta"), _Undrawn():
+        return build(model)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of weights, which on the meta device would only bring torch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))

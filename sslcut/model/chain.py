@@ -1,0 +1,154 @@
+"""A network as an ordered chain of named blocks: where it is cut, what is measured, what a file lists.
+
+A block's tensors are named `prefix + its own state_dict key`, which gives torchvision's names for a backbone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, cast
+
+from torch import Tensor, nn
+
+from sslcut.errors import InputError, UsageError, nearest
+from sslcut.model.readout import read
+from sslcut.names import backbone_end, resolve
+
+Named = tuple[str, str, nn.Module]
+"""A block's name, the prefix of its tensors, and the module."""
+
+
+class Block(nn.Module):
+    """A module that knows how many channels it gives (`width`), so that what follows can be built to fit."""
+
+    folds: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of submodules: a convolution (or linear) and the batch norm that alone reads its output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+
+class Chain(nn.Module):
+    """Named blocks in order: images (B, 3, H, W) in, maps (B, C, H, W), tokens (B, T, D) or vectors (B, D) between.
+
+    `prefix_tokens` is how many tokens stand before the patches (the class token), 0 for a network of maps.
+    """
+
+    def __init__(self, blocks: Iterable[Named], *, prefix_tokens: int = 0) -> None:
+        super().__init__()
+        listed = list(blocks)
+        self.names = [name for name, _, _ in listed]
+        self.prefixes = [prefix for _, prefix, _ in listed]
+        self.blocks = nn.ModuleList(module for _, _, module in listed)
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the last block gives for images (B, 3, H, W)."""
+        for block in self.blocks:
+            images = block(images)
+        return images
+
+    def run(self, x: Tensor, after: str | None = None, upto: str | None = None) -> Tensor:
+        """Pass `x`, the output of block `after` (None: images), on through the blocks up to and including `upto`.
+
+        Raises UsageError for an unknown name, or where `upto` stands before `after`.
+        """
+        start = 0 if after is None else self.position(after) + 1
+        stop = len(self.blocks) if upto is None else self.position(upto) + 1
+        if stop < start:
+            raise UsageError(f"block `{upto}` stands before `{after}`", hint=f"order: {', '.join(self.names)}")
+        for block in self.blocks[start:stop]:
+            x = block(x)
+        return x
+
+    def features(self, images: Tensor, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
+        """The vectors (B, D), float32, of every wanted (layer, read-out), from one pass that ends at the last of them.
+
+        Runs in the chain's own mode: call `eval()` first, or batch norm sees these images. Raises UsageError for an
+        unknown layer, or a read-out that does not fit its block.
+        """
+        taps: dict[int, list[tuple[str, str]]] = {}
+        for layer, readout in wanted:
+            taps.setdefault(self.position(layer), []).append((layer, readout))
+        found: dict[tuple[str, str], Tensor] = {}
+        x = images
+        for index in range(max(taps, default=-1) + 1):
+            x = self.blocks[index](x)
+            for tap in taps.get(index, ()):
+                found[tap] = read(x, tap[1], self.prefix_tokens)
+        return {tap: found[tap] for tap in wanted}
+
+    def cut(self, name: str) -> "Chain":
+        """The chain up to and including the block that `name` means; it shares the modules, and drops the rest."""
+        kept = Chain(self.items()[: self.position(name) + 1], prefix_tokens=self.prefix_tokens)
+        kept.training = self.training
+        return kept
+
+    def followed_by(self, blocks: Iterable[Named]) -> "Chain":
+        """This chain with more blocks behind it; it shares the modules."""
+        return Chain([*self.items(), *blocks], prefix_tokens=self.prefix_tokens)
+
+    def items(self) -> list[Named]:
+        """Every block in order, with its name and the prefix of its tensors."""
+        return list(zip(self.names, self.prefixes, self.blocks, strict=True))
+
+    def position(self, name: str) -> int:
+        """Where the block that `name` means stands, from 0; names as `sslcut.names.resolve` reads them."""
+        return self.names.index(resolve(name, self.names))
+
+    def block(self, name: str) -> nn.Module:
+        """The module of the block that `name` means."""
+        return self.blocks[self.position(name)]
+
+    @property
+    def backbone(self) -> str:
+        """The name of the backbone's last block."""
+        return backbone_end(self.names)
+
+    @property
+    def width(self) -> int:
+        """How many channels the last block gives."""
+        return cast(Block, self.blocks[-1]).width
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer itself, by its full name, block after block."""
+        return {
+            prefix + key: tensor
+            for _, prefix, block in self.items()
+            for key, tensor in block.state_dict(keep_vars=True).items()
+        }
+
+    def parts(self, name: str) -> list[str]:
+        """What a file's header lists for a block: its prefix, or its tensors' names where the prefix is empty."""
+        index = self.position(name)
+        keys, prefix = list(self.blocks[index].state_dict()), self.prefixes[index]
+        return [prefix] if keys and prefix else keys
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Take over every tensor by its full name, converted to this chain's types; nothing changes on a fault.
+
+        A chain on the meta device takes the given tensors themselves. Raises InputError, placed at `where`, naming
+        the first tensor that is missing, left over or of another shape.
+        """
+        own = self.tensors()
+        _check(own, tensors, where)
+        for _, prefix, block in self.items():
+            mine = block.state_dict()
+            given = {key: tensors[prefix + key].detach().to(tensor.dtype) for key, tensor in mine.items()}
+            block.load_state_dict(given, assign=any(tensor.is_meta for tensor in mine.values()))
+
+
+def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
+    surplus = [name for name in given if name not in own]
+    for name, tensor in own.items():
+        if name not in given:
+            close = nearest(name, surplus)
+            hint = f"the nearest name there is `{close}`" if close else "was it made by another network?"
+            raise InputError(f"tensor `{name}` is missing", place=where, hint=hint)
+        found, expected = tuple(given[name].shape), tuple(tensor.shape)
+        if found != expected:
+            raise InputError(f"tensor `{name}` has shape {found}, the network wants {expected}", place=where)
+    if surplus:
+        what = f"tensor `{surplus[0]}` belongs to no block of the network"
+        raise InputError(
+            what, place=where, hint=f"{len(surplus)} tensors are left over; was it made by another network?"
+        )

@@ -1,0 +1,68 @@
+"""How the blocks of a network are named, and what a name that a user writes means.
+
+A network is an ordered chain of blocks: the backbone's (`stem`, `layer1.0`, …, `pool`), then the head's
+(`projector.0`, …, `predictor.0`, …, then `prototypes` or `classifier`). Needs no torch, since a checkpoint is cut from
+its header alone.
+"""
+
+from collections.abc import Sequence
+
+from sslcut.errors import UsageError, suggestion
+
+HEAD_PARTS = ("projector", "predictor", "prototypes", "classifier")
+UNMEASURED = ("prototypes", "classifier")
+
+
+def part_of(name: str) -> str:
+    """`backbone`, or the part of the head that a block belongs to."""
+    first = name.split(".")[0]
+    return first if first in HEAD_PARTS else "backbone"
+
+
+def backbone_end(names: Sequence[str]) -> str:
+    """The backbone's last block among `names`, which is what `backbone` means."""
+    return [name for name in names if part_of(name) == "backbone"][-1]
+
+
+def measured(names: Sequence[str]) -> list[str]:
+    """The blocks that a probe reads when a recipe says `layers: all`: every one but class weights."""
+    return [name for name in names if part_of(name) not in UNMEASURED]
+
+
+def resolve(asked: str | int, names: Sequence[str]) -> str:
+    """The block that `asked` means: a block's name, a group of blocks (its last one), or a negative count.
+
+    `layer4` is its last block, `backbone` the backbone's last, `projector` the projector's last; `-2` drops the last
+    two. Raises UsageError with the nearest name.
+    """
+    text = str(asked).strip()
+    if text in names:
+        return text
+    if text == "backbone":
+        return backbone_end(names)
+    if text.startswith("-") and text[1:].isdigit():
+        dropped = int(text[1:])
+        if 0 < dropped < len(names):
+            return names[len(names) - dropped - 1]
+        raise UsageError(f"layer {text} drops {dropped} of {len(names)} blocks", hint=f"-1 … -{len(names) - 1}")
+    group = [name for name in names if name.startswith(f"{text}.")]
+    if group:
+        return group[-1]
+    groups = dict.fromkeys(name.split(".")[0] for name in names)
+    known = [*names, *(g for g in groups if g not in names), "backbone"]
+    raise UsageError(f"unknown layer `{text}`", hint=suggestion(text, known, "layers"))
+
+
+READOUTS = {2: ("avg", "grid2", "avg+max"), 1: ("cls", "mean", "cls+mean"), 0: ("vector",)}
+"""How a block's output becomes a vector, by its number of spatial sides: a map (H, W), tokens (T), a vector."""
+
+
+def check_readout(readout: str, sides: int, block: str) -> str:
+    """`readout` where it fits a block with so many spatial sides; else a UsageError that names those that do."""
+    if readout not in READOUTS[sides]:
+        kind = {2: "a map", 1: "tokens", 0: "a vector"}[sides]
+        raise UsageError(
+            f"read-out `{readout}` does not fit block `{block}`, which gives {kind}",
+            hint=suggestion(readout, READOUTS[sides], "read-outs"),
+        )
+    return readout

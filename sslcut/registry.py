@@ -1,0 +1,169 @@
+"""The tables of everything that a recipe can name: `name → "module:object"`, imported at first use.
+
+To add a member, write its file and one line here. Its options are the keyword-only parameters that have a default;
+keyword-only parameters without one are handed in by sslcut (`seed`, …). Both are read from the source with `ast`, so
+a recipe is checked before torch is imported.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from sslcut.errors import UsageError, suggestion
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a member: its name, its annotation as written, and its literal default."""
+
+    name: str
+    annotation: str
+    default: Any
+
+
+class Registry(Mapping[str, str]):
+    """A table of names; the object behind a name is imported by `load` and described without importing it."""
+
+    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._entries:
+            raise UsageError(f"unknown {self.kind} `{name}`", hint=suggestion(name, self))
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def load(self, name: str) -> Any:
+        """The object behind `name`; imports its module. Raises UsageError with the nearest name."""
+        module, _, attribute = self[name].partition(":")
+        return getattr(import_module(module), attribute)
+
+    def options(self, name: str) -> dict[str, Option]:
+        """The member's options by name, read from its source: keyword-only parameters with a default."""
+        arguments = _signature(self._node(name))
+        pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        return {
+            a.arg: Option(a.arg, ast.unparse(a.annotation) if a.annotation else "Any", ast.literal_eval(default))
+            for a, default in pairs
+            if default is not None
+        }
+
+    def literal(self, name: str, attribute: str, default: Any = None) -> Any:
+        """A literal class attribute of the member (`uses_labels`, `defaults`), read from its source."""
+        for statement in getattr(self._node(name), "body", []):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if any(isinstance(t, ast.Name) and t.id == attribute for t in targets):
+                return ast.literal_eval(statement.value)
+        return default
+
+    def summary(self, name: str) -> str:
+        """The first sentence of the member's docstring, for listings."""
+        node = self._node(name)
+        text = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else ""
+        return (text or "").split("\n\n")[0].replace("\n", " ")
+
+    def _node(self, name: str) -> ast.stmt:
+        module, _, attribute = self[name].partition(":")
+        found = _definitions(module).get(attribute)
+        if found is None:
+            raise LookupError(f"{module} defines no {attribute}, which the table of {self.kind}s names")
+        return found
+
+
+@cache
+def _definitions(module: str) -> dict[str, ast.stmt]:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LookupError(f"no module {module}")
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    return {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _signature(node: ast.stmt) -> ast.arguments:
+    if isinstance(node, ast.ClassDef):
+        node = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    assert isinstance(node, ast.FunctionDef)
+    return node.args
+
+
+DATASETS = Registry(
+    "data set",
+    {
+        "shapes": "sslcut.data.shapes:load",
+        "digits": "sslcut.data.digits:load",
+        "fashion-mnist": "sslcut.data.idx:load_fashion_mnist",
+        "mnist": "sslcut.data.idx:load_mnist",
+        "folder": "sslcut.data.folder:load",
+        "table": "sslcut.data.table:load",
+        "torchvision": "sslcut.data.downloads:load",
+    },
+)
+
+AUGMENTATIONS = Registry(
+    "view policy",
+    {
+        "simclr": "sslcut.data.policies:simclr",
+        "vicreg": "sslcut.data.policies:vicreg",
+        "byol": "sslcut.data.policies:byol",
+        "supervised": "sslcut.data.policies:supervised",
+        "none": "sslcut.data.policies:none",
+    },
+)
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "resnet10": "sslcut.model.resnet:resnet10",
+        "resnet18": "sslcut.model.resnet:resnet18",
+        "resnet34": "sslcut.model.resnet:resnet34",
+        "resnet50": "sslcut.model.resnet:resnet50",
+        "resnet101": "sslcut.model.resnet:resnet101",
+        "vit_ti": "sslcut.model.vit:vit_ti",
+        "vit_s": "sslcut.model.vit:vit_s",
+        "vit_b": "sslcut.model.vit:vit_b",
+    },
+)
+
+METHODS = Registry(
+    "method",
+    {
+        "simclr": "sslcut.methods.simclr:SimCLR",
+        "vicreg": "sslcut.methods.vicreg:VICReg",
+        "supervised": "sslcut.methods.supervised:Supervised",
+    },
+)
+
+OPTIMISERS = Registry(
+    "optimizer",
+    {
+        "sgd": "sslcut.training.optim:sgd",
+        "lars": "sslcut.training.optim:lars",
+        "adamw": "sslcut.training.optim:adamw",
+    },
+)
+
+UPDATES = Registry("head update", {"joint": "sslcut.training.updates:Joint"})
+
+PROBES = Registry(
+    "probe",
+    {
+        "linear": "sslcut.metrics.linear:linear",
+        "knn": "sslcut.metrics.knn:knn",
+    },
+)
+
+MEASURES = Registry("measure", {"rankme": "sslcut.metrics.geometry:rankme"})

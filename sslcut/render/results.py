@@ -1,0 +1,203 @@
+"""What a results file of the probe holds, and the questions that a report asks of it (no torch).
+
+One document is one checkpoint on one data set: rows of scores, label-free measures and costs, each a flat record.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = float | None
+
+
+class _Part(BaseModel):
+    """Unknown keys are passed over, so that a later sslcut may add some; numbers are finite or null."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Place(_Part):
+    """Where a network is read: a block and its read-out."""
+
+    layer: str
+    readout: str = ""
+
+
+class Score(Place):
+    """One number of one probe on the test images: a fraction (accuracy) or R², with its interval and paired gain."""
+
+    task: str
+    probe: str
+    options: str | None = None
+    metric: str
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    gain: Number = None
+    gain_low: Number = None
+    gain_high: Number = None
+    n: int | None = None
+    n_train: int | None = None
+    validation: Number = None
+    untrained: Number = None
+    dim: int | None = None
+    fraction: Number = None
+    shift: str | None = None
+    seed: int | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the probe saw every label, the test set as it is and the features at their own width."""
+        return self.fraction in (None, 1.0) and self.shift is None and not self.projected
+
+    @property
+    def projected(self) -> bool:
+        """Whether the features were first projected to the width that all layers share."""
+        return "pca" in f"{self.readout} {self.probe} {self.options}".lower()
+
+
+class Measure(Place):
+    """One number that needs no label."""
+
+    measure: str
+    value: Number = None
+
+
+class Cost(_Part):
+    """What it takes to read at a block: everything up to it, for one image; seconds for 1000 images."""
+
+    layer: str
+    parameters: Number = None
+    flops: Number = None
+    seconds_per_1000: Number = None
+
+
+class Best(Place):
+    """What validation chose for one task, with the test score there, at the reference and at the network's end."""
+
+    task: str
+    probe: str = "linear"
+    metric: str
+    value: Number = None
+    reference_value: Number = None
+    end_value: Number = None
+    gain: Number = None
+    gain_low: Number = None
+    gain_high: Number = None
+    among: list[str | Place] = Field(default_factory=list)
+
+
+class Recommended(Place):
+    """The one place for all tasks together; the paired gain on their mean where the probe gave one."""
+
+    why: str = ""
+    gain: Number = None
+    gain_low: Number = None
+    gain_high: Number = None
+
+
+class Checkpoint(_Part):
+    """Whose layers were measured."""
+
+    identity: str
+    name: str = ""
+
+
+class Document(_Part):
+    """A results file of format 1."""
+
+    format: Literal[1]
+    checkpoint: Checkpoint
+    data: dict[str, Any] = Field(default_factory=dict)
+    layers: list[str]
+    tasks: dict[str, str] = Field(default_factory=dict)
+    reference: Place | None = None
+    results: list[Score] = Field(default_factory=list)
+    measures: list[Measure] = Field(default_factory=list)
+    cost: list[Cost] = Field(default_factory=list)
+    best: list[Best] = Field(default_factory=list)
+    recommended: Recommended | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    history: list[dict[str, Any]] = Field(default_factory=list)
+    model: Any = None
+    versions: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name, or an empty string."""
+        return str(self.data.get("name") or "")
+
+    @cached_property
+    def metrics(self) -> dict[str, str]:
+        """The metric by which each scored task is told, in the order of `tasks`."""
+        chosen = {row.task: row.metric for row in reversed(self.results)}  # the first row of a task wins
+        chosen |= {best.task: best.metric for best in self.best}
+        order = [*self.tasks, *chosen]
+        return {task: chosen[task] for task in dict.fromkeys(order) if task in chosen}
+
+    @cached_property
+    def readouts(self) -> dict[str, str]:
+        """Each layer's main read-out: the first that the probe lists."""
+        rows: Iterable[Place] = [row for row in [*self.results, *self.measures] if not _projected(row)]
+        first: dict[str, str] = {}
+        for row in rows:
+            first.setdefault(row.layer, row.readout)
+        return first
+
+    @property
+    def probes(self) -> list[str]:
+        """The probes with plain scores, `linear` first."""
+        named = dict.fromkeys(row.probe for row in self.results if row.plain)
+        return sorted(named, key=lambda name: name != "linear")
+
+    def is_main(self, place: Place) -> bool:
+        """Whether a place is its layer's main read-out."""
+        return self.readouts.get(place.layer) == place.readout
+
+    def is_reference(self, place: Place) -> bool:
+        """Whether a place is the published read-out that gains are measured from."""
+        return (
+            self.reference is not None
+            and place.layer == self.reference.layer
+            and place.readout in (self.reference.readout, "")
+        )
+
+    def scores(self, task: str, probe: str = "linear") -> list[Score]:
+        """A task's plain scores by one probe in the task's metric, one a place, in the network's order."""
+        return self._chosen(task, probe, lambda row: row.plain)
+
+    def projected(self, task: str) -> list[Score]:
+        """A task's linear scores at the width that all layers share, in the network's order."""
+        return self._chosen(task, None, lambda row: row.projected and row.fraction in (None, 1.0) and row.shift is None)
+
+    @cached_property
+    def _by_task(self) -> dict[str, list[Score]]:
+        rows: dict[str, list[Score]] = {}
+        for row in self.results:
+            rows.setdefault(row.task, []).append(row)
+        return rows
+
+    def _chosen(self, task: str, probe: str | None, wanted: Callable[[Score], bool]) -> list[Score]:
+        found: dict[tuple[str, str], Score] = {}
+        for row in self._by_task.get(task, ()):
+            fits = row.metric == self.metrics[task] and probe in (None, row.probe)
+            if fits and row.value is not None and wanted(row):
+                found.setdefault((row.layer, row.readout), row)
+        order = {layer: index for index, layer in enumerate(self.layers)}
+        return sorted(found.values(), key=lambda row: order.get(row.layer, len(order)))
+
+    def score_at(self, task: str, place: Place | None) -> Score | None:
+        """The linear score of a task at a place, where there is one."""
+        found = [r for r in self.scores(task) if place and (r.layer, r.readout) == (place.layer, place.readout)]
+        return found[0] if found else None
+
+    def place_name(self, place: Place, *, full: bool = False) -> str:
+        """`layer4.0`, with the read-out behind it where it is not the layer's main one, or where `full`."""
+        told = place.readout and (full or not self.is_main(place)) and place.readout != "vector"
+        return f"{place.layer} · {place.readout}" if told else place.layer
+
+
+def _projected(row: Place) -> bool:
+    return isinstance(row, Score) and row.projected

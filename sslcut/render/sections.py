@@ -1,0 +1,248 @@
+"""What a report says, in order, before it is HTML or Markdown: parts of sections of prose, figures and tables.
+
+A section without content is left out, so that a report degrades with its results: no labels, one layer, no training.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sslcut.render import atlas, compare, curves, figures, table, words
+from sslcut.render.chart import Figure, slug
+from sslcut.render.gather import Found, labels
+from sslcut.render.results import Document
+from sslcut.render.table import Table
+from sslcut.render.words import Answer
+
+IN_FULL = 2  # with more results than these, each is told by its answer and its table alone
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands under it; `blocks` are titled texts to be shown as they are."""
+
+    name: str
+    title: str
+    prose: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    blocks: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether only the heading is left."""
+        return not (self.prose or self.figures or self.tables or self.blocks)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sections under one heading: the comparison, or one result with its answer."""
+
+    name: str
+    title: str
+    sections: tuple[Section, ...]
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole report: title, the answer that leads it, what the reader must know first, facts, parts."""
+
+    title: str
+    answer: Answer
+    notes: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Every figure, in order."""
+        return [figure for part in self.parts for section in part.sections for figure in section.figures]
+
+
+def report(found: Sequence[Found], title: str | None = None) -> Report:
+    """The report on one result, or on several and what they say together."""
+    told = title or _own_title(found)
+    documents = [one.document for one in found]
+    notes = tuple(dict.fromkeys(note for document in documents for note in _notes(document)))
+    if len(found) == 1:
+        document = documents[0]
+        part = Part("", "", tuple(one_result(found[0])))
+        return Report(told, words.answer(document), notes, tuple(facts(document)), (part,))
+    names = labels(found)
+    cells, grouped = compare.cells(found), compare.groups(found, names)
+    side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped)))
+    answer = compare.summary(cells, found, grouped)
+    return Report(told, answer, notes, tuple(_common_facts(documents)), (side, *_each(found, names)))
+
+
+def _own_title(found: Sequence[Found]) -> str:
+    named = [one.document.recipe.get("report") for one in found]
+    titles = {str(report["title"]) for report in named if isinstance(report, dict) and report.get("title")}
+    if len(titles) == 1:
+        return titles.pop()
+    names = {str(one.document.recipe.get("name") or one.document.checkpoint.name) for one in found}
+    return f"Where to read {names.pop()}" if len(names) == 1 else "Where to read these networks"
+
+
+def _notes(document: Document) -> Iterator[str]:
+    if document.data_name == "shapes":
+        yield words.DEMONSTRATION
+    if told := words.paper(document.recipe):
+        yield told
+
+
+def facts(document: Document) -> Iterator[tuple[str, str]]:
+    """What was measured: checkpoint, network, data, reference."""
+    yield "Checkpoint", f"{document.checkpoint.name} ({document.checkpoint.identity[:12]})"
+    if document.model:
+        yield "Network", document.model if isinstance(document.model, str) else json.dumps(document.model)
+    images = max((row.n for row in document.results if row.n), default=0)
+    yield "Data", document.data_name + (f", {images:,} test images" if images else "") or words.DASH
+    if document.reference:
+        yield "Reference", document.place_name(document.reference, full=True)
+    yield "Measured", f"{words.counted(len(document.layers), 'layer')}, {words.counted(len(document.metrics), 'task')}"
+
+
+def _common_facts(documents: Sequence[Document]) -> Iterator[tuple[str, str]]:
+    yield "Results", str(len(documents))
+    yield "Data", ", ".join(dict.fromkeys(one.data_name for one in documents if one.data_name)) or words.DASH
+    seeds = {str(one.recipe["seed"]) for one in documents if one.recipe.get("seed") is not None}
+    if seeds:
+        yield "Seeds", ", ".join(sorted(seeds))
+
+
+# ---- one result
+
+
+def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
+    """The sections on one result; `curved` says whether training's curves belong to it."""
+    document = found.document
+    why = (document.recommended.why,) if document.recommended and document.recommended.why else ()
+    every = [table.scores(document, probe) for probe in document.probes]
+    labelless = document.measures and not document.metrics
+    described = ("These measures describe the layers; without labels nothing says which to read.",) if labelless else ()
+    epochs = found.epochs if curved else []
+    yield from _filled(
+        Section(
+            "best", "Best layer of each task", why, tables=_tables(table.recommended(document), table.best(document))
+        ),
+        Section("scores", "Scores by layer", (), tuple(figures.by_layer(document)), _tables(*every)),
+        Section("gains", "Gain over the reference", (), tuple(figures.gains(document)), _tables(table.gains(document))),
+        Section("heat", "Layers and tasks", (), tuple(figures.heat(document))),
+        Section("labels", "Fewer labels", (), tuple(curves.fractions(document))),
+        Section("width", "Width control", (), tuple(curves.widths(document))),
+        Section("baselines", "Baselines", (), (), _tables(table.baselines(document))),
+        Section("cost", "Cost", (), tuple(curves.cost(document)), _tables(table.cost(document))),
+        Section("measures", "Geometry", described, tuple(curves.measures(document)), _tables(table.measures(document))),
+        Section("training", "Training", _pace(epochs), tuple(curves.training(epochs))),
+        Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
+        provenance(found),
+    )
+
+
+def _tables(*made: Table | None) -> tuple[Table, ...]:
+    return tuple(one for one in made if one is not None)
+
+
+def _filled(*sections: Section) -> Iterator[Section]:
+    return (section for section in sections if not section.empty)
+
+
+def _pace(epochs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    rates = [epoch["images_per_second"] for epoch in epochs if isinstance(epoch.get("images_per_second"), int | float)]
+    if not rates:
+        return ()
+    return (f"{words.counted(len(epochs), 'epoch')}, {sum(rates) / len(rates):,.0f} images per second on average.",)
+
+
+def provenance(found: Found) -> Section:
+    """Where the numbers come from: identities, data, versions, recipe, history and the run's steps."""
+    document = found.document
+    rows = (
+        ("results file", found.path.name),
+        ("checkpoint", document.checkpoint.name),
+        ("identity (sha256)", document.checkpoint.identity),
+        *((f"version of {name}", str(version)) for name, version in document.versions.items()),
+    )
+    texts = {
+        "Recipe": document.recipe,
+        "History": document.history,
+        "Data": document.data,
+        "Run": _run_facts(found.run),
+    }
+    blocks = tuple((name, outline(value)) for name, value in texts.items() if value)
+    return Section(
+        "provenance", "Provenance", (), (), (Table("Identities and versions", ("what", "value"), rows),), blocks
+    )
+
+
+def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` adds to the history: the steps with their times, and facts such as the precision chosen."""
+    steps = run.get("stages")
+    kept = ("stage", "output", "seconds", "finished")
+    told = {key: value for key, value in run.items() if key not in ("format", "stages")}
+    if isinstance(steps, list):
+        told["steps"] = [{key: step[key] for key in kept if key in step} for step in steps if isinstance(step, dict)]
+    return told
+
+
+def outline(value: Any, indent: str = "") -> str:
+    """Nested mappings and lists as indented lines, in the manner of the recipe that they come from."""
+    if isinstance(value, Mapping) and value:
+        return "\n".join(_entry(f"{indent}{key}:", item, indent) for key, item in value.items())
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return "\n".join(f"{indent}- {outline(item, indent + '  ').lstrip()}" for item in value)
+    return indent + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _entry(head: str, item: Any, indent: str) -> str:
+    nested = bool(item) and (
+        isinstance(item, Mapping) or (isinstance(item, list) and any(isinstance(one, Mapping) for one in item))
+    )
+    return f"{head}\n{outline(item, indent + '  ')}" if nested else f"{head} {outline(item)}"
+
+
+# ---- several results
+
+
+OVER_SEEDS = (
+    "Layer and read-out are the best by the mean validation score over the seeds. Intervals are 95 % t intervals over "
+    "seeds: they speak of the recipe, and are never mixed with a single checkpoint's."
+)
+
+
+def comparison(
+    documents: Sequence[Document], names: Sequence[str], cells: Sequence[compare.Cell], grouped: Sequence[compare.Group]
+) -> Iterator[Section]:
+    """The sections on what several results say together."""
+    seeded = [group for group in grouped if group.seeds > 1]
+    spoken = (OVER_SEEDS,) if seeded else ()
+    yield from _filled(
+        Section("runs", "What differs", (), (), _tables(table.differences(documents, names))),
+        Section("atlas", "Atlas", (), tuple(atlas.atlas(cells)), _tables(table.atlas_table(cells))),
+        Section("seeds", "Over seeds", spoken, (), _tables(*(table.seeds(group) for group in seeded))),
+        Section("recipes", "Recipe by recipe", (), tuple(atlas.lines(grouped)) if len(grouped) > 1 or seeded else ()),
+    )
+
+
+def _each(found: Sequence[Found], names: Sequence[str]) -> Iterator[Part]:
+    seen = set()
+    for index, (one, label) in enumerate(zip(found, names, strict=True), 1):
+        prefix = f"{index}-{slug(label)}"
+        full = len(found) <= IN_FULL
+        curved = one.path.parent not in seen
+        seen.add(one.path.parent)
+        made = one_result(one, curved=curved) if full else _in_brief(one.document)
+        sections = tuple(_prefixed(section, prefix) for section in made)
+        yield Part(prefix, label, sections, words.answer(one.document))
+
+
+def _in_brief(document: Document) -> Iterator[Section]:
+    return _filled(Section("best", "Best layer of each task", tables=_tables(table.best(document))))
+
+
+def _prefixed(section: Section, prefix: str) -> Section:
+    drawn = tuple(replace(figure, name=f"{prefix}-{figure.name}") for figure in section.figures)
+    return replace(section, name=f"{prefix}-{section.name}", figures=drawn)

@@ -1,0 +1,253 @@
+"""What a recipe holds, section by section, and the recipe as a whole. Brings pydantic, not torch."""
+
+import hashlib
+import json
+import re
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+
+from sslcut.choices import Choice, Chosen, ChosenData, DataChoice, OptionsOf, Section, told, wanted
+from sslcut.draft import Draft
+from sslcut.registry import (
+    AUGMENTATIONS,
+    BACKBONES,
+    DATASETS,
+    MEASURES,
+    METHODS,
+    OPTIMISERS,
+    PROBES,
+    UPDATES,
+    Registry,
+)
+from sslcut.yamltext import write
+
+Stage = Literal["pretrain", "probe", "guillotine", "report"]
+Readout = Literal["avg", "grid2", "avg+max", "cls", "mean", "cls+mean", "vector"]
+
+_HEADS = Registry("head", {"mlp": "sslcut.model.heads:mlp"})
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_LONGEST_NAME = 100
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w .+=,@-]*(?<! )", name) or len(name) > _LONGEST_NAME:
+        raise wanted(f"a folder's name (letters, digits and `. _ - + = , @`, at most {_LONGEST_NAME})")
+    return name
+
+
+def size_in_bytes(text: str) -> int:
+    """How many bytes `4GB`, `512 MiB` or `1.5G` are."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?", text.strip().upper())
+    if not found or not float(found[1]):
+        raise wanted("a size such as `4GB`")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _size(text: str) -> str:
+    size_in_bytes(text)
+    return text
+
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Names = Literal["all"] | tuple[str, ...]
+
+
+class Dense(Section):
+    """Widths of a head's layers; the other options are those of `sslcut.model.heads:mlp`."""
+
+    widths: tuple[Count, ...]
+
+
+Mlp = Annotated[dict[str, Any], OptionsOf(_HEADS, "mlp", Dense)]
+
+
+class LastBlock(Section):
+    """The backbone's last block: its width where it is not the architecture's own, and its shortcut."""
+
+    width: Count | None = None
+    shortcut: Literal["auto", "always", "never"] = "auto"
+
+
+class Model(Section):
+    """The network: backbone, then the head's projector and predictor, each None or the options of an MLP."""
+
+    backbone: Annotated[Choice, Chosen(BACKBONES)]
+    last_block: LastBlock = LastBlock()
+    projector: Mlp | None = None
+    predictor: Mlp | None = None
+
+
+class Head(Section):
+    """How the head is optimised."""
+
+    update: Annotated[Choice, Chosen(UPDATES)]
+
+
+class Crop(Section):
+    """A group of equal crops: how many, their side in pixels, and the share of the image's area that they take."""
+
+    count: Count = 2
+    size: Count
+    scale: tuple[Share, Share] = (0.2, 1.0)
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Crop":
+        if self.scale[0] > self.scale[1]:
+            raise told(
+                f"a crop's `scale` falls from {self.scale[0]} to {self.scale[1]}", "write the smaller share first"
+            )
+        return self
+
+
+class Views(Section):
+    """What the network sees of an image. `strength` 0 is no augmentation, 1 the policy as published."""
+
+    policy: Annotated[Choice, Chosen(AUGMENTATIONS)]
+    strength: Annotated[float, Field(ge=0)] = 1.0
+    exact: bool = False
+    positives: Literal["instance"] = "instance"
+    crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
+
+
+class Train(Section):
+    """The training. No epochs give the untrained network; `state_every` is in seconds."""
+
+    epochs: Whole = 20
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    optimizer: Annotated[Choice, Chosen(OPTIMISERS)]
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: bool = False
+    clip_gradient: Positive | None = None
+    state_every: Positive = 60.0
+
+
+class Probe(Section):
+    """What is measured at which layers. `train` and `test` cap the numbers of images.
+
+    `fractions` are shares of the labels to learn from as well, beside all of them.
+    """
+
+    layers: Names = "all"
+    tasks: Names = "all"
+    probes: tuple[Annotated[Choice, Chosen(PROBES)], ...]
+    readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("avg",)
+    measures: tuple[Annotated[Choice, Chosen(MEASURES)], ...]
+    untrained: bool = True
+    pixels: bool = True
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    scale: Literal["standard", "raw"] = "standard"
+    bootstrap: Whole = 1000
+    memory: Annotated[str, AfterValidator(_size)] = "4GB"
+    train: Count | None = None
+    test: Count | None = None
+
+
+class Guillotine(Section):
+    """Where the network is cut: a block's name, minus a number of blocks, `best` or `smallest`."""
+
+    at: str | int = "best"
+    task: str | None = None
+    within: Annotated[float, Field(ge=0)] | None = None
+    readout: Readout | None = None
+
+
+class Report(Section):
+    """The report's title, where it is not made from the recipe's name."""
+
+    title: str | None = None
+
+
+class Paper(Section):
+    """The paper that a recipe follows, by its arXiv number, and how closely."""
+
+    id: str
+    fidelity: Literal["exact", "protocol", "inspired"]
+
+
+class Recipe(Section):
+    """A checked recipe with every default filled in."""
+
+    name: Annotated[str, AfterValidator(_folder_name)]
+    description: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    start: str | None = Field(None, alias="from")
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = ("pretrain", "probe", "guillotine", "report")
+    data: Annotated[DataChoice, ChosenData(DATASETS)]
+    model: Model
+    method: Annotated[Choice, Chosen(METHODS)]
+    head: Head
+    views: Views
+    train: Train
+    probe: Probe
+    guillotine: Guillotine = Guillotine()
+    report: Report = Report()
+    sweep: dict[str, Any] | list[dict[str, Any]] | None = None
+    paper: Paper | None = None
+    verified: bool | None = None
+
+    _draft: Draft = PrivateAttr(default_factory=Draft)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.dump() == other.dump()
+
+    def __hash__(self) -> int:
+        return hash(self.text())
+
+    @property
+    def draft(self) -> Draft:
+        """The layers that the recipe was made of, between which a sweep's cells are laid."""
+        return self._draft
+
+    @property
+    def probe_memory(self) -> int:
+        """`probe.memory` in bytes."""
+        return size_in_bytes(self.probe.memory)
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as plain data, every default written out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def text(self) -> str:
+        """The recipe as YAML, which reads back as the same recipe."""
+        return write(self.dump())
+
+    def stored(self) -> dict[str, Any]:
+        """The recipe as a checkpoint holds it: of an absolute path only its last name, which tells no one's folders."""
+        dump = self.dump()
+        for holder, key in ((dump["data"], "root"), (dump, "from")):
+            path = holder.get(key)
+            if path is not None and (PurePath(path).is_absolute() or path.startswith("~")):
+                holder[key] = PurePath(path).name
+        return dump
+
+    def stage_sections(self, stage: str) -> dict[str, Any]:
+        """What a stage's result depends on, of this recipe: the sections that it reads, less paths and speed."""
+        dump = self.dump()
+        if dump["data"].get("root") is not None:
+            dump["data"]["root"] = PurePath(dump["data"]["root"]).name
+        if dump["from"] is not None:
+            dump["from"] = PurePath(dump["from"]).name
+        del dump["train"]["state_every"], dump["probe"]["memory"]
+        dump["data"].pop("download", None)
+        return {section: dump[section] for section in _READS[stage]}
+
+    def stage_hash(self, stage: str, input_identity: str | None) -> str:
+        """The sha256 of what a stage's result depends on: the sections that it reads, and the input's identity."""
+        read = {"stage": stage, "input": input_identity, "sections": self.stage_sections(stage)}
+        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+_READS = {
+    "pretrain": ("seed", "from", "data", "model", "method", "head", "views", "train"),
+    "probe": ("seed", "data", "probe"),
+    "guillotine": ("guillotine",),
+    "resize": ("seed",),
+    "report": ("report", "paper", "description"),
+}

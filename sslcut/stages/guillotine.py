@@ -1,0 +1,176 @@
+"""Cut a checkpoint at a named block: keep everything up to and including it. Works from the header; no torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslcut import __version__, answers, header
+from sslcut.errors import InputError, UsageError
+from sslcut.events import Event, Note, Plan, Result
+from sslcut.header import Header
+from sslcut.inputs import Given, read_results
+from sslcut.names import READOUTS, check_readout, resolve
+from sslcut.rundir import Step, now, run_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to cut: a block's name, `best` or `smallest`; `task` and `within` (points) say what those mean."""
+
+    at: str = "best"
+    task: str | None = None
+    within: float | None = None
+    readout: str | None = None
+    out: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """The block to keep up to, its read-out, and the sentence that says why it was chosen."""
+
+    layer: str
+    readout: str
+    why: str = ""
+
+
+def run(given: Given, options: Options) -> Iterator[Event]:
+    """Cut `given.checkpoint` and yield its new path; where the answer is the last block, the old path.
+
+    Raises UsageError (2) for an unknown layer, nothing to cut or another file in the way, InputError (3) for a
+    checkpoint or results that do not fit.
+    """
+    source = header.read(given.checkpoint)
+    place = choose(source, given, options)
+    if place.why:
+        yield Note(place.why)
+    names = source.names
+    if place.layer == names[-1]:
+        if options.at not in ("best", "smallest"):
+            raise UsageError(f"nothing to cut: `{place.layer}` is the last block of {source.path}", hint=_last(names))
+        yield Note(f"`{place.layer}` is the last block: nothing is cut")
+        yield Result(str(source.path), _numbers(source, source.document, place, source.path.stat().st_size))
+        return
+    document = cut_document(source, place)
+    kept = [block["name"] for block in document["chain"]]
+    cut = header.plan_cut(source, kept, document)
+    target = options.out or source.path.with_name(_file_name(source, place))
+    dropped = len(source.entries) - sum(len(source.owners[name]) for name in kept)
+    size = source.path.stat().st_size
+    told = f"keeps {', '.join(kept)}; drops {', '.join(names[len(kept) :])} ({dropped} tensors)"
+    yield (Plan if options.dry_run else Note)(f"{told}: {size / 1e6:.1f} MB → {cut.size / 1e6:.1f} MB")
+    if options.dry_run:
+        _refuse_another(target, cut, options.force)
+        yield Plan(f"would write {target}")
+        return
+    yield from _write(source, cut, target, place, options.force)
+    yield Result(str(target), _numbers(source, document, place, cut.size, header.identity_of(cut.raw)))
+
+
+def _last(names: list[str]) -> str:
+    return f"layers: {', '.join(names[:-1])}" if len(names) > 1 else "this checkpoint has one block"
+
+
+def _write(source: Header, cut: header.Cut, target: Path, place: Place, force: bool) -> Iterator[Event]:
+    identity = header.identity_of(cut.raw)
+    if _refuse_another(target, cut, force):
+        yield Note(f"{target} is this cut already")
+    else:
+        header.write_cut(source, cut, target)
+    run = run_of(target)
+    if run is not None:
+        facts = {"layer": place.layer, "readout": place.readout}
+        run.record(Step("guillotine", target.name, identity, identity, [source.identity], 0.0, now(), facts))
+
+
+def _refuse_another(target: Path, cut: header.Cut, force: bool) -> bool:
+    """Whether `target` is this very cut already; raises UsageError where it is something else, unless forced."""
+    if not target.exists():
+        return False
+    try:
+        same = header.read(target).identity == header.identity_of(cut.raw)
+    except InputError:
+        same = False
+    if not same and not force:
+        raise UsageError(f"{target} exists and is something else", hint="--force replaces it, --out writes elsewhere")
+    return same
+
+
+def choose(source: Header, given: Given, options: Options) -> Place:
+    """The block and read-out that the options mean for this checkpoint."""
+    blocks = {block["name"]: block for block in source.document["chain"]}
+    if options.at not in ("best", "smallest"):
+        if options.within is not None or options.task is not None:
+            raise UsageError(
+                "--task and --within go with `--at best` or `--at smallest`", hint="drop them, or --at best"
+            )
+        layer = resolve(options.at, source.names)
+        sides = len(blocks[layer]["spatial"])
+        return Place(layer, check_readout(options.readout, sides, layer) if options.readout else READOUTS[sides][0])
+    results = _results_for(source, given)
+    if options.at == "smallest":
+        if options.within is None:
+            raise UsageError("`--at smallest` needs --within POINTS", hint="--within 0.5")
+        layer, readout, why = answers.smallest(results, options.within, options.task)
+    else:
+        layer, readout, why = answers.best(results, options.task)
+    layer = resolve(layer, source.names)
+    chosen = check_readout(options.readout or readout, len(blocks[layer]["spatial"]), layer)
+    return Place(layer, chosen, why)
+
+
+def _results_for(source: Header, given: Given) -> dict[str, Any]:
+    """The results that carry this checkpoint's identity: those named, else the newest beside it."""
+    if given.results is not None:
+        results = read_results(given.results)
+        if results["checkpoint"]["identity"] != source.identity:
+            raise InputError(f"{given.results} was measured on another checkpoint than {source.path}", hint=_PROBE)
+        return results
+    beside = sorted(source.path.parent.glob("probe-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in beside:
+        results = read_results(file)
+        if results["checkpoint"]["identity"] == source.identity:
+            return results
+    raise InputError(f"no results for {source.path} beside it", hint=_PROBE)
+
+
+_PROBE = "`sslcut probe` measures its layers"
+
+
+def cut_document(source: Header, place: Place) -> dict[str, Any]:
+    """The document of the cut: the chain up to the block, its read-out, and one more entry of history."""
+    document = source.document
+    end = source.names.index(place.layer) + 1
+    entry = {
+        "stage": "guillotine",
+        "options": {"at": place.layer, "readout": place.readout},
+        "input": source.identity,
+        "versions": {"sslcut": __version__},
+    }
+    return {
+        **document,
+        "chain": document["chain"][:end],
+        "readout": place.readout,
+        "history": [*document["history"], entry],
+    }
+
+
+def _file_name(source: Header, place: Place) -> str:
+    suffix = "" if place.readout in ("avg", "vector") else f"-{place.readout}"
+    return f"{source.path.stem}-cut-{place.layer}{suffix}.safetensors"
+
+
+def _numbers(
+    source: Header, document: dict[str, Any], place: Place, size: int, identity: str | None = None
+) -> dict[str, Any]:
+    chain = document["chain"]
+    return {
+        "layer": place.layer,
+        "readout": place.readout,
+        "identity": identity or source.identity,
+        "parameters": sum(block["parameters"] for block in chain),
+        "flops": sum(block["flops"] for block in chain),
+        "bytes": size,
+    }

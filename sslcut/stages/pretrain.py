@@ -1,0 +1,314 @@
+"""Train a network by a recipe, and write it as a checkpoint."""
+
+import json
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcut import checkpoint, header
+from sslcut.atomic import write_text
+from sslcut.data.images import Images, Task, describe
+from sslcut.data.opening import Opened, open_data, view_maker
+from sslcut.data.views import ViewMaker
+from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut.methods.base import Method
+from sslcut.model.build import blueprint, build
+from sslcut.model.chain import Chain
+from sslcut.model.cost import costs
+from sslcut.model.network import Input
+from sslcut.names import READOUTS, part_of
+from sslcut.provenance import versions
+from sslcut.recipe import Recipe
+from sslcut.registry import METHODS
+from sslcut.rundir import RunDir, Step, now
+from sslcut.training import loop
+from sslcut.training.remember import remembered
+from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
+
+FILE = "pretrain.safetensors"
+TIMES = ("seconds", "images_per_second")  # stand in run.json alone, so that the same work gives the same bytes
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to write (else `runs/<recipe name>`), and on what to run."""
+
+    out: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+def run(recipe: Recipe, options: Options) -> Iterator[Event]:
+    """Train by `recipe`, or keep what is there, and yield the checkpoint's path.
+
+    Raises UsageError (2) where another recipe's result is in the way, InputError (3) for data that does not fit,
+    DivergedError (4), MachineError (5).
+    """
+    device = choose_device(options.device)
+    directory = RunDir(options.out or Path("runs") / recipe.name)
+    start = recipe.dump()["from"]
+    key = recipe.stage_hash("pretrain", header.read(start).identity if start else "")
+    target = directory.path / FILE
+    step = None if options.force else directory.find("pretrain", key)
+    if options.dry_run:
+        if step is None and not options.force:
+            refuse_another(directory, key)
+        yield from plan(recipe, device) if step is None else ()
+        yield Plan(f"would write {target}" if step is None else f"{target} is done already")
+        return
+    with directory.lock():
+        if step is not None:
+            yield Note(f"{target} is done already")
+        else:
+            if options.force:
+                forget(directory)
+            refuse_another(directory, key)
+            step = yield from _Training(recipe, directory, device, options.threads, key).run()
+        directory.record(step)
+    yield Result(str(target), {"identity": step.identity, **step.facts})
+
+
+def forget(directory: RunDir) -> None:
+    """Drop a network and its training's state, so that the work is done again."""
+    for file in [directory.path / FILE, *(directory.path / "state").glob("*.safetensors")]:
+        file.unlink(missing_ok=True)
+
+
+def refuse_another(directory: RunDir, key: str) -> None:
+    """Raise UsageError where the directory holds another recipe's network, or its training half way."""
+    hint = "--force replaces it, --out writes elsewhere"
+    if (directory.path / FILE).exists():
+        raise UsageError(f"{directory.path / FILE} exists and is another recipe's", hint=hint)
+    found = checkpoint.load_state(directory.path / "state")
+    if found is not None and found[1]["hash"] != key:
+        raise UsageError(f"{directory.path / 'state'} holds the interrupted training of another recipe", hint=hint)
+
+
+def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
+    """What training by the recipe would do: data, network, steps; data that is not here is a warning."""
+    document = recipe.dump()
+    train, classes, images = document["train"], 2, ""
+    size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
+    try:
+        opened = open_data(document["data"], document["seed"])
+        size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
+        images = f", {max(len(opened.train) // train['batch_size'], 1) * train['epochs']:,} steps"
+        yield Plan(f"data: {describe(opened.dataset)}")
+    except InputError as absent:
+        yield Warn(f"the data is not here: {absent}")
+    blocks = costs(blueprint(model_document(document, classes)), size)
+    parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
+    yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
+    yield Plan(f"training: {document['method']['name']}, {train['epochs']} epochs{images}, on {device}")
+
+
+class _Training:
+    """One training from an open recipe to a written checkpoint."""
+
+    def __init__(self, recipe: Recipe, directory: RunDir, device: torch.device, threads: int | None, key: str) -> None:
+        self.recipe, self.document = recipe, recipe.dump()
+        self.directory, self.device, self.key = directory, device, key
+        self.state = checkpoint.load_state(directory.path / "state")
+        stored = directory.document() if self.state is not None else {}
+        self.threads = use_threads(threads or stored.get("threads"))
+        self.stored_precision = stored.get("precision")
+        self.started = time.monotonic()
+
+    def run(self) -> Generator[Event, None, Step]:
+        """Train and write; yields what happens and returns the step that was done."""
+        document = self.document
+        opened = open_data(document["data"], document["seed"])
+        yield Note(f"data: {describe(opened.dataset)}")
+        yield from (Warn(text) for text in opened.dataset.warnings)
+        method, labels = make_method(document, opened)
+        history = yield from start_from(method.chain, document["from"])
+        views = view_maker(document["views"], opened, document["seed"])
+        precision = self.precision(method.to(self.device), opened.train, labels, views)
+        self.directory.remember(precision=asdict(precision), threads=self.threads)
+        write_text(self.directory.path / "recipe.yaml", self.recipe.text())
+        yield Note(f"training on {self.device}, {self.threads} threads, {precision.label}")
+        metrics = yield from self.epochs(method, opened.train, labels, views, precision)
+        chain = method.chain.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        input = input_of(document, opened)
+        identity = checkpoint.save(
+            self.directory.path / FILE,
+            chain,
+            {
+                "model": model_document(document, class_count(document["method"], opened.train)),
+                "readout": READOUTS[len(costs(chain, input.size)[-1].spatial)][0],
+                "input": input.document(),
+                "recipe": self.recipe.stored(),
+                "history": [*history, self.entry(history, precision)],
+                "metrics": {name: value for name, value in metrics.items() if name not in TIMES},
+            },
+        )
+        seconds = round(time.monotonic() - self.started, 2)
+        return Step("pretrain", FILE, identity, self.key, [], seconds, now(), metrics)
+
+    def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
+        """The run's stored precision where it is resumed, else the recipe's, measured for `auto`."""
+        if self.stored_precision is not None:
+            return Precision(**self.stored_precision)
+        asked, batch = self.document["train"]["precision"], self.document["train"]["batch_size"]
+        first = torch.arange(min(batch, len(images)))
+
+        def measure() -> Precision:
+            sample = views(images.read(first).to(self.device), first.to(self.device), 0)
+            given = labels[first].to(self.device) if labels is not None else None
+            return choose_precision(asked, method, sample, given)
+
+        if asked != "auto":
+            return measure()
+        task = {key: self.document[key] for key in ("model", "method", "views")}
+        return remembered({**task, "batch": len(first), "size": images.size}, self.device, measure)
+
+    def epochs(
+        self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker, precision: Precision
+    ) -> Generator[Event, None, dict[str, Any]]:
+        """Train through the epochs, writing metrics and states; returns the last epoch's numbers."""
+        records = metrics_until(self.directory.path, self.state[1]["epoch"] if self.state is not None else 0)
+        if self.state is not None:
+            yield Note(f"resuming in epoch {self.state[1]['epoch'] + 1}")
+
+        def save(tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+            checkpoint.save_state(self.directory.path / "state", tensors, {**document, "hash": self.key})
+
+        how = plan_of(self.document, self.device, precision)
+        for event in loop.train(method, images, labels, views, how, state=self.state, save=save):
+            if isinstance(event, loop.Epoch):
+                records.append(event.numbers())
+                write_metrics(self.directory.path, records)
+            yield event
+        for file in (self.directory.path / "state").glob("*.safetensors"):
+            file.unlink()
+        last = records[-1] if records else {}
+        return {**last, "epochs": len(records), "images": len(records) * len(images)}
+
+    def entry(self, history: list[dict[str, Any]], precision: Precision) -> dict[str, Any]:
+        """This training's entry in the checkpoint's history."""
+        document = self.document
+        return {
+            "stage": "pretrain",
+            "options": {
+                "method": document["method"]["name"],
+                "data": document["data"]["name"],
+                "epochs": document["train"]["epochs"],
+                "seed": document["seed"],
+            },
+            "input": header.read(document["from"]).identity if document["from"] else None,
+            "versions": versions(),
+            "device": self.device.type,
+            "threads": self.threads,
+            "precision": precision.name,
+        }
+
+
+def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:
+    """The method on a network with weights drawn from the recipe's seed, and its labels (N,) where it uses them.
+
+    Raises InputError where a method that learns from labels would see what the probe later tests on.
+    """
+    options = dict(document["method"])
+    kind = METHODS.load(options.pop("name"))
+    torch.manual_seed(document["seed"])
+    chain = build(model_document(document, class_count(document["method"], opened.train)))
+    method: Method = kind(chain, **options)
+    if not method.uses_labels:
+        return method, None
+    if opened.dataset.test is None:
+        raise InputError(
+            f"`{document['method']['name']}` learns from labels, and data `{opened.dataset.name}` has no test split",
+            hint="hold images out: data.test: 500",
+        )
+    return method, task_of(document["method"], opened.train).values
+
+
+def task_of(method: Mapping[str, Any], images: Images) -> Task:
+    """The class task that a method learns: its option `task`, else the first one. Raises InputError."""
+    classes = {name: task for name, task in images.tasks.items() if task.kind == "class"}
+    name = method.get("task") or next(iter(classes), "")
+    if name not in classes:
+        raise InputError(
+            f"method `{method['name']}` needs a task with classes, the data has no `{name}`" if name else
+            f"method `{method['name']}` needs labels, and the data has none",
+            hint=suggestion(name, classes, "class tasks") or "one folder a class gives labels",
+        )  # fmt: skip
+    return classes[name]
+
+
+def class_count(method: Mapping[str, Any], images: Images) -> int | None:
+    """How many classes the network's classifier needs; None where the method has none."""
+    return len(task_of(method, images).classes) if METHODS.literal(method["name"], "needs_classifier", False) else None
+
+
+def model_document(document: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
+    """The recipe's `model` with the classifier that the method asks for: what `build` takes and a checkpoint stores."""
+    needs = METHODS.literal(document["method"]["name"], "needs_classifier", False)
+    return {**document["model"], "classifier": classes if needs else None}
+
+
+def input_of(document: Mapping[str, Any], opened: Opened) -> Input:
+    """What the network will expect: the global crops' size, and the training images' statistics."""
+    size = document["views"]["crops"][0]["size"] or opened.dataset.train.size
+    return Input(size, opened.mean, opened.std)
+
+
+def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Take over the backbone, and the head where it fits whole, from a checkpoint; returns its history.
+
+    Raises InputError naming the first backbone tensor that does not fit.
+    """
+    if path is None:
+        return []
+    given = checkpoint.load(path).chain
+    own, theirs = chain.tensors(), given.tensors()
+    head = {name for name in theirs if part_of(name) != "backbone"}
+    if all(name in own and own[name].shape == theirs[name].shape for name in head):
+        kept = theirs
+        fresh = {name for name in own if part_of(name) != "backbone"} - head
+    else:
+        kept = {name: tensor for name, tensor in theirs.items() if name not in head}
+        fresh = {name for name in own if part_of(name) != "backbone"}
+    chain.load_tensors({**kept, **{name: own[name].detach().clone() for name in fresh}}, path)
+    yield Note(f"starting from {path}" + (f", {len(fresh)} tensors of the head drawn anew" if fresh else ""))
+    return list(header.read(path).document["history"])
+
+
+def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precision) -> loop.Plan:
+    """The recipe's training with everything decided."""
+    train = document["train"]
+    return loop.Plan(
+        epochs=train["epochs"],
+        batch_size=train["batch_size"],
+        optimizer=train["optimizer"],
+        seed=document["seed"],
+        device=device,
+        precision=precision,
+        update=document["head"]["update"],
+        lr_scaling=train["lr_scaling"],
+        warmup_epochs=train["warmup_epochs"],
+        clip=train["clip_gradient"],
+        compile=train["compile"],
+        state_every_seconds=train["state_every"],
+    )
+
+
+def metrics_until(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` for the first `epochs` epochs, as far as they are there."""
+    file = folder / "metrics.jsonl"
+    if not epochs or not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()][:epochs]
+
+
+def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Write `metrics.jsonl`: one line an epoch."""
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))

@@ -1,0 +1,303 @@
+"""Measure every layer of a checkpoint in one pass, and say which one to read."""
+
+import json
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcut import checkpoint, header
+from sslcut.atomic import write_text
+from sslcut.data.images import FOLDS, Images, Subset, Task, content_hashes, describe, folds, labels_of
+from sslcut.data.opening import Joined, Opened, open_data
+from sslcut.data.strata import choose
+from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut.header import Header
+from sslcut.inputs import Given, read_results
+from sslcut.metrics.assemble import measure
+from sslcut.metrics.extract import Tap, estimate_batchnorm, features, pixels, seconds_per_1000, taps
+from sslcut.metrics.layer import Fold, Layer
+from sslcut.metrics.layer import rows_of as part_rows
+from sslcut.model.build import blueprint, build
+from sslcut.model.network import Network
+from sslcut.names import backbone_end, measured, part_of, resolve
+from sslcut.provenance import versions
+from sslcut.recipe import Recipe
+from sslcut.rundir import RunDir, Step, now, run_of
+from sslcut.training.world import choose_device, use_threads
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to write (else beside the checkpoint), and on what to run."""
+
+    out: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
+    """Measure `given.checkpoint` by the recipe's `data` and `probe`; yields the results file's path.
+
+    Raises UsageError (2) for an unknown layer or task or another result in the way, InputError (3) for a checkpoint or
+    data that does not fit.
+    """
+    device = choose_device(options.device)
+    source = header.read(given.checkpoint)
+    layers = asked_layers(recipe.dump()["probe"]["layers"], source.names)
+    key = recipe.stage_hash("probe", source.identity)
+    target = options.out or source.path.with_name(file_name(source, recipe))
+    done = not options.force and done_already(target, key)
+    if options.dry_run:
+        yield Plan(f"probe: {', '.join(layers)} of {source.path}, on {device}")
+        yield Plan(f"{target} is done already" if done else f"would write {target}")
+        return
+    directory = run_of(target)
+    with directory.lock() if directory is not None else nullcontext():
+        if done:
+            yield Note(f"{target} is done already")
+        else:
+            use_threads(options.threads)
+            yield from _Probing(source, recipe, layers, device, key, target).run(directory)
+        results = read_results(target)
+        if directory is not None and done:
+            enter(directory, results, target, key)
+    yield Result(str(target), results)
+
+
+def enter(directory: RunDir, results: dict[str, Any], target: Path, key: str, seconds: float = 0.0) -> None:
+    """Enter a probe at the end of its run directory's steps, with its first duration where it was kept."""
+    old = directory.find("probe", key)
+    spent = seconds or (old.seconds if old is not None else 0.0)
+    directory.record(Step("probe", target.name, key, key, [results["checkpoint"]["identity"]], spent, now()))
+
+
+def asked_layers(asked: str | Sequence[str], names: Sequence[str]) -> list[str]:
+    """The blocks to measure, in the network's order; raises UsageError for one that it does not have."""
+    if asked == "all":
+        return measured(names)
+    wanted = {resolve(name, names) for name in asked}
+    return [name for name in names if name in wanted]
+
+
+def file_name(source: Header, recipe: Recipe) -> str:
+    """`probe-<stem>.json`, with the data's name where it is not the data that the network was trained on."""
+    data = recipe.stored()["data"]
+    trained_on = (source.document.get("recipe") or {}).get("data", {})
+    other = (data["name"], data.get("root")) != (trained_on.get("name"), trained_on.get("root"))
+    about = "-".join(part for part in (data["name"], Path(data.get("root") or "").name) if part)
+    return f"probe-{source.path.stem}{f'-{about}' if other else ''}.json"
+
+
+def done_already(target: Path, key: str) -> bool:
+    """Whether `target` holds this very measurement; raises UsageError where it is something else."""
+    if not target.exists():
+        return False
+    try:
+        same = read_results(target).get("hash") == key
+    except InputError:
+        same = False
+    if not same:
+        hint = "--force replaces it, --out writes elsewhere"
+        raise UsageError(f"{target} exists and is something else", hint=hint)
+    return same
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All images of a measurement, one after the other, and which of them fit, validate and test."""
+
+    images: Images
+    folds: list[Fold]
+    tasks: dict[str, Task]
+
+
+def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
+    """The images that fit (at most `probe.train`), those that validate, then those that test (at most `probe.test`).
+
+    Without a test split every image does all three in turn, in five folds. Raises UsageError for an unknown task.
+    """
+    train, test = opened.dataset.train, opened.dataset.test
+    if test is None:
+        images = Subset(train, capped(train, opened.fit, probe["train"], seed))
+        parts = folds(images, FOLDS, seed)
+        split = [_fold(parts, k) for k in range(FOLDS)]
+        return Rows(images, split, asked_tasks(images, probe["tasks"]))
+    fit = capped(train, opened.fit, probe["train"], seed)
+    tested = capped(test, torch.arange(len(test)), probe["test"], seed)
+    joined = Joined(Subset(train, torch.cat([fit, opened.validation])), Subset(test, tested))
+    at = torch.arange(len(joined))
+    middle = len(fit) + len(opened.validation)
+    return Rows(joined, [Fold(at[: len(fit)], at[len(fit) : middle], at[middle:])], asked_tasks(joined, probe["tasks"]))
+
+
+def _fold(parts: list[Tensor], k: int) -> Fold:
+    """Fold k tests on its own part and validates on the next one."""
+    following = (k + 1) % len(parts)
+    train = torch.cat([part for i, part in enumerate(parts) if i not in (k, following)]).sort().values
+    return Fold(train, parts[following], parts[k])
+
+
+def capped(images: Images, rows: Tensor, count: int | None, seed: int) -> Tensor:
+    """`rows`, or a seeded stratified choice of `count` of them."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows[choose(labels_of(images)[rows], count, seed)]
+
+
+def asked_tasks(images: Images, asked: str | Sequence[str]) -> dict[str, Task]:
+    """The tasks to measure; raises UsageError for one that the data does not have."""
+    if asked == "all":
+        return images.tasks
+    for name in asked:
+        if name not in images.tasks:
+            raise UsageError(f"the data has no task `{name}`", hint=suggestion(name, images.tasks, "tasks"))
+    return {name: images.tasks[name] for name in asked}
+
+
+class _Probing:
+    """One measurement from an open checkpoint to a written results file."""
+
+    def __init__(
+        self, source: Header, recipe: Recipe, layers: list[str], device: torch.device, key: str, target: Path
+    ) -> None:
+        self.source, self.recipe, self.document = source, recipe, recipe.dump()
+        self.layers, self.device, self.key, self.target = layers, device, key, target
+        self.probe = self.document["probe"]
+        self.memory = recipe.probe_memory
+
+    def run(self, directory: RunDir | None) -> Generator[Event, None, None]:
+        """Measure and write the results and the predictions."""
+        started = time.monotonic()
+        network = checkpoint.load(self.source.path)
+        seed = self.document["seed"]
+        opened = open_data(self.document["data"], seed, size=network.input.size)
+        yield Note(f"data: {describe(opened.dataset)}")
+        yield from (Warn(text) for text in opened.dataset.warnings)
+        rows = rows_of(opened, self.probe, seed)
+        wanted = self.wanted(network)
+        measured_layers = yield from self.features(network, rows.images, wanted, "features")
+        untrained = yield from self.untrained(network, opened, rows, wanted)
+        results, predictions = yield from measure(
+            measured_layers,
+            rows.tasks,
+            rows.folds,
+            reference=self.reference(network),
+            end=next(tap for tap in wanted if tap[0] == self.layers[-1]),
+            group=rows.images.group,
+            probes=self.probe["probes"],
+            measures=self.probe["measures"],
+            scale=self.probe["scale"],
+            fractions=self.probe["fractions"],
+            seed=seed,
+            bootstrap=self.probe["bootstrap"],
+            untrained=untrained,
+            pixels=pixels(rows.images) if self.probe["pixels"] else None,
+        )
+        layer, readout = self.reference(network)
+        reference = {"reference": {"layer": layer, "readout": readout}}
+        results = {**self.about(opened, rows), **reference, **results, "cost": self.cost(network)}
+        self.write({key: results[key] for key in ORDER}, predictions, rows)
+        if directory is not None:
+            enter(directory, results, self.target, self.key, round(time.monotonic() - started, 2))
+
+    def wanted(self, network: Network) -> list[Tap]:
+        """Every layer and read-out to measure, the file's own read-out of its last block among them."""
+        found = taps(network, self.layers, self.probe["readouts"])
+        own = (network.names[-1], network.readout)
+        if own[0] in self.layers and own not in found:
+            found.append(own)
+        return found
+
+    def reference(self, network: Network) -> Tap:
+        """The published read-out: the backbone's end where the file holds it whole, else the file's last block."""
+        names = network.names
+        if part_of(names[-1]) != "backbone" or names[-1] == self._trained_end():
+            return backbone_end(names), "vector"
+        return names[-1], network.readout
+
+    def _trained_end(self) -> str:
+        return blueprint(self.source.document["model"]).backbone
+
+    def features(
+        self, network: Network, images: Images, wanted: list[Tap], text: str
+    ) -> Generator[Event, None, list[Layer]]:
+        found, seconds = yield from features(network, images, wanted, device=self.device, memory=self.memory, text=text)
+        yield Note(f"{text} of {len(images):,} images at {len(wanted)} layers and read-outs in {seconds:.1f} s")
+        return found
+
+    def untrained(
+        self, network: Network, opened: Opened, rows: Rows, wanted: list[Tap]
+    ) -> Generator[Event, None, list[Layer] | None]:
+        """The same taps of the network as it was drawn, with batch-norm statistics of the training images."""
+        if not self.probe["untrained"] or not rows.tasks:
+            return None
+        recipe = self.source.document.get("recipe") or {}
+        torch.manual_seed(recipe.get("seed", self.document["seed"]))
+        chain = build(self.source.document["model"]).cut(network.names[-1])
+        drawn = Network(chain, network.readout, network.input)
+        estimate_batchnorm(drawn, opened.train, self.device)
+        return (yield from self.features(drawn, rows.images, wanted, "features of the untrained network"))
+
+    def cost(self, network: Network) -> list[dict[str, Any]]:
+        """Parameters, FLOPs and measured time of reading at each layer: everything up to and including it."""
+        seconds = seconds_per_1000(network, self.device)
+        rows, parameters, flops = [], 0, 0
+        for block, spent in zip(self.source.document["chain"], seconds, strict=True):
+            parameters += block["parameters"]
+            flops += block["flops"]
+            if block["name"] in self.layers:
+                row = {"layer": block["name"], "parameters": parameters, "flops": flops}
+                rows.append({**row, "seconds_per_1000": float(f"{spent:.4g}")})
+        return rows
+
+    def about(self, opened: Opened, rows: Rows) -> dict[str, Any]:
+        """What was measured, on what, by which recipe."""
+        first = rows.folds[0]
+        document = self.source.document
+        return {
+            "format": 1,
+            "hash": self.key,
+            "checkpoint": {"identity": self.source.identity, "name": self.source.path.name},
+            "data": {
+                "name": self.recipe.stored()["data"]["name"],
+                "description": describe(opened.dataset),
+                "size": rows.images.size,
+                "folds": len(rows.folds),
+                "train": len(first.train),
+                "validation": len(first.validation),
+                "test": sum(len(fold.test) for fold in rows.folds),
+                "classes": {name: list(task.classes) for name, task in rows.tasks.items() if task.kind == "class"},
+            },
+            "layers": self.layers,
+            "tasks": {name: task.kind for name, task in rows.tasks.items()},
+            "recipe": self.recipe.stored(),
+            "model": document["model"],
+            "history": document["history"],
+            "versions": {**versions(), "device": self.device.type, "threads": torch.get_num_threads()},
+        }
+
+    def write(self, results: dict[str, Any], predictions: dict[str, Tensor], rows: Rows) -> None:
+        """The predictions first: results that are there always have theirs."""
+        for part, prefix in (("test", ""), ("validation", "validation.")):
+            indices = part_rows(rows.folds, part)
+            predictions[f"{prefix}image"] = content_hashes(rows.images, indices)
+            if rows.images.group is not None:
+                predictions[f"{prefix}group"] = rows.images.group[indices]
+        about = {"format": header.FORMAT, "kind": "predictions", "hash": self.key}
+        checkpoint.write_tensors(self.target.with_suffix(".safetensors"), predictions, about)
+        write_text(self.target, json.dumps(results, allow_nan=False) + "\n")
+
+
+ORDER = (
+    "format", "hash", "checkpoint", "data", "layers", "tasks", "reference", "results", "measures", "cost", "best",
+    "recommended", "recipe", "model", "history", "versions",
+)  # fmt: skip

@@ -1,0 +1,114 @@
+"""Tables and plots of one result or many: `index.html`, `report.md`, CSV tables and figures, in a folder of its own."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sslcut import header
+from sslcut.atomic import machine_fault, make_folder
+from sslcut.errors import UsageError
+from sslcut.events import Event, Note, Plan, Progress, Result
+from sslcut.render import chart, gather, page, sections, table
+from sslcut.render.gather import Found
+from sslcut.render.sections import Report
+
+WRITTEN = ("index.html", "report.md", "results.csv", "best.csv", "measures.csv", "cost.csv", "figures")
+
+
+def default_folder(paths: Sequence[Path]) -> Path:
+    """Where a report goes by default: `report` in the one directory that all paths share, else `./report`."""
+    folders = {path if path.is_dir() else path.parent for path in paths}
+    return folders.pop() / "report" if len(folders) == 1 else Path("report")
+
+
+def plan(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
+    """Check everything and say what `run` would read and write. Raises what `run` would raise before its work."""
+    found, target = _checked(paths, out)
+    told = sections.report(found, title)
+    yield from (Plan(f"read {one.path}") for one in found)
+    yield Plan(f"write {target}: {told.title}, {len(told.figures)} figures")
+
+
+def run(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
+    """Write the report on the results that `paths` mean into `out`, in place of an earlier report.
+
+    Raises InputError (3) for results that are missing or broken, UsageError (2) where `out` holds other files, and
+    MachineError (5) where it cannot be written; what was there before is then still there.
+    """
+    found, target = _checked(paths, out)
+    told = sections.report(found, title)
+    yield Note(f"reporting on {found[0].path}" if len(found) == 1 else f"reporting on {len(found)} results")
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    make_folder(target.parent)
+    try:
+        yield from _write(aside, told, found)
+        _swap(aside, target)
+    except OSError as error:
+        raise machine_fault(error, target) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    numbers = {
+        "answer": told.answer.sentence,
+        "verdict": told.answer.verdict,
+        "markdown": str(target / "report.md"),
+        "results": [str(one.path) for one in found],
+        "figures": [figure.name for figure in told.figures],
+    }
+    yield Result(str(target / "index.html"), numbers)
+
+
+def identities(path: Path) -> set[str]:
+    """A checkpoint's identity and those of the checkpoints that it was made from."""
+    source = header.read(path)
+    history = source.document.get("history") or []
+    known = [source.identity, *(entry.get(key) for entry in history for key in ("identity", "input"))]
+    return {identity for identity in known if isinstance(identity, str)}
+
+
+def _checked(paths: Sequence[Path], out: Path | None) -> tuple[list[Found], Path]:
+    target = out or default_folder(paths)
+    if target.is_symlink() or target.name in ("", ".."):
+        target = target.resolve()  # a folder is replaced by its name, which a link or `.` does not tell
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file, not a folder", hint="name a folder with --out")
+    try:
+        others = sorted(file.name for file in target.iterdir() if file.name not in WRITTEN) if target.is_dir() else []
+    except OSError as error:
+        raise machine_fault(error, target) from error
+    if others:
+        raise UsageError(
+            f"{target} holds files that no report wrote, such as `{others[0]}`",
+            hint="name another folder with --out: a report replaces its folder",
+        )
+    return gather.find(paths, identities), target
+
+
+def _write(folder: Path, report: Report, found: Sequence[Found]) -> Iterator[Event]:
+    (folder / "figures").mkdir(parents=True)
+    drawings: dict[str, str] = {}
+    for index, figure in enumerate(report.figures):
+        yield Progress("drawing", index, len(report.figures))
+        for name, content in chart.files(figure):
+            (folder / "figures" / name).write_bytes(content)
+            if name.endswith(".svg"):
+                drawings[figure.name] = content.decode()
+    for name, text in table.csv_files(found):
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "report.md").write_text(page.markdown(report), encoding="utf-8")
+    (folder / "index.html").write_text(page.html(report, drawings), encoding="utf-8")
+
+
+def _swap(aside: Path, target: Path) -> None:
+    """Put the finished folder in the old one's place; where that fails, the old one is put back."""
+    old = aside.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        with suppress(OSError):
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""`sslcut run`: a recipe's stages in order, each on what the one before wrote."""
+
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from sslcut.events import Event, Plan, Result
+from sslcut.inputs import Given
+from sslcut.recipe import Recipe
+from sslcut.rundir import RunDir
+from sslcut.stages import guillotine, pretrain, probe, report
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to write (else `runs/<recipe name>`), and on what to run."""
+
+    out: Path | None = None
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+def run(recipe: Recipe, options: Options) -> Iterator[Event]:
+    """Do the recipe's stages in order, keeping those that are done; yields the last one's path.
+
+    Raises what the stages raise.
+    """
+    directory = RunDir(options.out or Path("runs") / recipe.name)
+    with nullcontext() if options.dry_run else directory.lock():
+        given: Given | None = None
+        result: Result | None = None
+        for stage in recipe.stages:
+            result, given = yield from _stage(stage, recipe, options, directory, given)
+    if result is not None and not options.dry_run:
+        yield result
+
+
+def _stage(
+    stage: str, recipe: Recipe, options: Options, directory: RunDir, given: Given | None
+) -> Generator[Event, None, tuple[Result | None, Given | None]]:
+    """Do one stage; returns its result, and what the next one is given."""
+    if options.dry_run and stage != "pretrain":
+        yield Plan(f"{stage}: on what the stage before writes")
+        return None, None
+    same = (options.device, options.threads, options.force, options.dry_run)
+    if stage == "pretrain":
+        result = yield from _events(pretrain.run(recipe, pretrain.Options(directory.path, *same)))
+        return result, Given(Path(result.text)) if result is not None else None
+    if given is None and stage != "report":
+        given = Given(directory.newest())
+    if stage == "probe":
+        assert given is not None
+        result = yield from _events(probe.run(given, recipe, probe.Options(None, *same)))
+        return result, Given(given.checkpoint, Path(result.text)) if result is not None else given
+    if stage == "guillotine":
+        assert given is not None
+        how = recipe.dump()["guillotine"]
+        where = guillotine.Options(str(how["at"]), how["task"], how["within"], how["readout"], None, options.force)
+        result = yield from _events(guillotine.run(given, where))
+        return result, Given(Path(result.text)) if result is not None else given
+    title = recipe.dump()["report"]["title"]
+    return (yield from _events(report.run([directory.path], directory.path / "report", title))), given
+
+
+def _events(events: Iterator[Event]) -> Generator[Event, None, Result | None]:
+    """Pass a stage's events on, but for its result, which is returned."""
+    result = None
+    for event in events:
+        if isinstance(event, Result):
+            result = event
+        else:
+            yield event
+    return result

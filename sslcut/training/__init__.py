@@ -1,0 +1,1 @@
+"""Optimisers, precision and the training loop."""

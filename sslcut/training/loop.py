@@ -1,0 +1,232 @@
+"""The training loop: batches in the seed's order, events by the clock, a state that any step can be resumed from."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcut.data.images import Images
+from sslcut.data.samplers import Sampler
+from sslcut.data.views import ViewMaker
+from sslcut.errors import DivergedError, InputError
+from sslcut.events import Event, Progress, Warn
+from sslcut.interrupts import Interrupts, deferred
+from sslcut.methods.base import Method
+from sslcut.registry import UPDATES
+from sslcut.schedules import LrScaling, warmup_cosine
+from sslcut.training.optim import build_optimizer, set_lr
+from sslcut.training.state import Position, capture, restore
+from sslcut.training.updates import Engine
+from sslcut.training.world import Precision, all_finite, arrange
+
+State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
+"""Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
+
+Save = Callable[[dict[str, Tensor], dict[str, Any]], object]
+"""Writes a state before it returns: the tensors are the live ones."""
+
+PROGRESS_SECONDS = 0.5
+COLLAPSED = 0.05  # of the rank that a batch of z could have
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, everything decided: `optimizer` is `{"name": …, **options}` with its lr at batch 256.
+
+    `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient.
+    `compile` hands the method to torch.compile, which costs a minute before the first step.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Mapping[str, Any]
+    seed: int
+    device: torch.device
+    precision: Precision
+    update: Mapping[str, Any] = field(default_factory=lambda: {"name": "joint"})
+    lr_scaling: LrScaling = "linear"
+    warmup_epochs: float = 0.0
+    clip: float | None = None
+    compile: bool = False
+    state_every_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Epoch(Event):
+    """An epoch that is done, counted from 1: one line of `metrics.jsonl`.
+
+    `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
+    its width); `images_per_second` counts images, not views.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    images_per_second: float
+    rank: float
+    seconds: float
+
+    def numbers(self) -> dict[str, float]:
+        """The record without its text."""
+        return {key: value for key, value in asdict(self).items() if key != "text"}
+
+
+def train(
+    method: Method,
+    images: Images,
+    labels: Tensor | None,
+    views: ViewMaker,
+    plan: Plan,
+    *,
+    state: State | None = None,
+    save: Save | None = None,
+) -> Iterator[Event]:
+    """Train `method` in place, from `state` where one is given; yields Progress, Epoch and Warn events.
+
+    `labels` (N,) int64, -1 where there is none, reach only a method that uses labels. `save` is called with a state
+    every `state_every_seconds`, and before an interruption (SIGINT, SIGTERM) is let through at the end of a step; a
+    state that is not finite is never handed to it. Raises DivergedError, and InputError for a state that does not fit
+    or fewer than two images.
+    """
+    run = _Run(method, images, labels, views, plan, save)
+    if state is not None:
+        run.position = restore(method, run.optimizer, *state, run.course)
+    with deferred() as interrupts:
+        while run.position.epoch < plan.epochs:
+            yield from run.epoch(interrupts)
+
+
+class _Run:
+    """The parts of one training and where it stands."""
+
+    def __init__(
+        self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker, plan: Plan, save: Save | None
+    ) -> None:
+        if len(images) < 2:
+            raise InputError(f"training needs at least 2 images, there is {len(images)}", hint="see `data.train`")
+        self.plan, self.images, self.views, self.save = plan, images, views, save
+        self.method = arrange(method.to(plan.device), plan.precision.channels_last)
+        if plan.compile:
+            self.method.compile()
+        self.labels = labels.to(plan.device) if labels is not None and method.uses_labels else None
+        self.sampler = Sampler(len(images), plan.batch_size, plan.seed)
+        self.optimizer = build_optimizer(method.named_parameters(), plan.optimizer, self.sampler.batch, plan.lr_scaling)
+        options = {key: value for key, value in plan.update.items() if key != "name"}
+        engine = Engine(method, self.optimizer, plan.precision, plan.clip)
+        self.update = UPDATES.load(plan.update["name"])(engine, **options)
+        self.position = Position()
+        self.saved = self.told = time.monotonic()
+        self.collapsed = False
+
+    @property
+    def course(self) -> dict[str, Any]:
+        """What a state to resume from must share with this training."""
+        plan, batch = self.plan, self.sampler.batch
+        return {"images": len(self.images), "batch size": batch, "epochs": plan.epochs, "seed": plan.seed}
+
+    def epoch(self, interrupts: Interrupts) -> Iterator[Event]:
+        """The rest of the epoch that the position stands in; its end moves the position to the next."""
+        start, first, position = time.monotonic(), self.position.step, self.position
+        z = torch.empty(0)
+        for indices in self.sampler.epoch(position.epoch, first):
+            if position.step > first:
+                self.keep(interrupts)
+                yield from self.progress(start, first)
+            loss, z = self.step(indices)
+            position.loss = loss.double() if position.loss is None else position.loss + loss
+            position.step += 1
+        yield from self.close(z, start, first)
+        self.position = Position(position.epoch + 1)
+        self.keep(interrupts)
+
+    def step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on the images at `indices` (B,); returns loss and z without waiting for the device."""
+        plan, position = self.plan, self.position
+        done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
+        set_lr(self.optimizer, warmup_cosine(done, steps, warmup=round(plan.warmup_epochs * self.sampler.steps)))
+        pixels, where = self.images.read(indices), indices
+        if plan.device.type == "cuda":
+            pixels, where = (t.pin_memory().to(plan.device, non_blocking=True) for t in (pixels, indices))
+        labels = self.labels[where] if self.labels is not None else None
+        return self.update.step(self.views(pixels, where, position.epoch), labels, done / steps)
+
+    def keep(self, interrupts: Interrupts) -> None:
+        """Hand the state to `save` if its time has come or a signal wants the process to end; then let that through."""
+        due = time.monotonic() - self.saved >= self.plan.state_every_seconds
+        if self.save is not None and (due or interrupts.pending is not None):
+            self.check_finite()
+            self.save(*capture(self.method, self.optimizer, self.position, self.course))
+            self.saved = time.monotonic()
+        interrupts.check("the state is saved, and the same command goes on from it" if self.save is not None else "")
+
+    def check_finite(self) -> None:
+        """Raise DivergedError where the loss so far or any weight is infinite or NaN; waits for the device."""
+        tensors = list(self.method.state_dict().values())
+        if self.position.loss is not None:
+            tensors.append(self.position.loss)
+        if not all_finite(tensors, self.plan.device):
+            raise DivergedError(
+                f"training diverged in epoch {self.position.epoch + 1}: the loss or a weight is not finite",
+                hint=f"lower train.optimizer.lr (its peak was {self.optimizer.param_groups[0]['initial_lr']:.3g}), "
+                "lengthen train.warmup_epochs, or set train.precision: float32",
+            )
+
+    def progress(self, start: float, first: int) -> Iterator[Event]:
+        """A Progress event where the last one is half a second old; reading the loss waits for the device."""
+        now, position, steps = time.monotonic(), self.position, self.sampler.steps
+        if now - self.told < PROGRESS_SECONDS or position.loss is None:
+            return
+        self.told = now
+        loss = position.loss.item() / position.step
+        if not isfinite(loss):
+            self.check_finite()
+        done, total = position.epoch * steps + position.step, self.plan.epochs * steps
+        pace = (position.step - first) / (now - start)
+        facts = {
+            "loss": f"{loss:.4g}",
+            "img/s": f"{pace * self.sampler.batch:,.0f}",
+            "left": duration((total - done) / pace),
+        }
+        yield Progress(f"epoch {position.epoch + 1}/{self.plan.epochs}", done, total, facts)
+
+    def close(self, z: Tensor, start: float, first: int) -> Iterator[Event]:
+        """The record of an epoch that is done, and a warning where z begins to collapse."""
+        self.check_finite()
+        position, steps = self.position, self.sampler.steps
+        assert position.loss is not None
+        loss, rank = position.loss.item() / steps, effective_rank(z.flatten(0, -2))
+        seconds = time.monotonic() - start
+        pace = (steps - first) * self.sampler.batch / seconds
+        number = position.epoch + 1
+        text = f"epoch {number}/{self.plan.epochs}  loss {loss:.4g}  rank {rank:.1f}  {pace:,.0f} img/s"
+        yield Epoch(text, number, loss, self.optimizer.param_groups[0]["lr"], pace, rank, seconds)
+        possible = min(z.shape[-2:])
+        was, self.collapsed = self.collapsed, rank < COLLAPSED * possible
+        if self.collapsed and not was:
+            yield Warn(
+                f"after epoch {number} the outputs z use {rank:.1f} of {possible} directions: training may be "
+                "collapsing (a lower train.optimizer.lr, more views or a larger train.batch_size can help)"
+            )
+
+
+def effective_rank(z: Tensor) -> float:
+    """How many directions the rows of z (N, D) use, 1 to min(N, D): the exponential of their spectral entropy.
+
+    Uncentred, from the eigenvalues of the smaller Gram matrix in float64. RankMe (arXiv 2210.02885).
+    """
+    z = z.double()
+    gram = z.T @ z if z.shape[1] <= z.shape[0] else z @ z.T
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=1e-300) + 1e-7
+    return float((-(share * share.log()).sum()).exp())
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as one would say it: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

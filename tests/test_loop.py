@@ -1,0 +1,360 @@
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sslcut.data.images import ArrayImages
+from sslcut.data.samplers import Sampler, order
+from sslcut.data.views import Crop, ViewMaker
+from sslcut.errors import DivergedError, InputError, UsageError
+from sslcut.events import Progress, Warn
+from sslcut.interrupts import Terminated, deferred
+from sslcut.methods.simclr import SimCLR
+from sslcut.methods.supervised import Supervised
+from sslcut.model.build import build
+from sslcut.registry import METHODS, OPTIMISERS
+from sslcut.training import loop, world
+from sslcut.training.loop import Epoch, Plan, duration, effective_rank, train
+from sslcut.training.state import Position, capture, restore
+from sslcut.training.world import Precision, all_finite, choose_device, choose_precision, use_threads
+
+PLAIN = Precision("float32", channels_last=True)
+PLAN = Plan(3, 8, {"name": "sgd", "lr": 0.2}, seed=0, device=torch.device("cpu"), precision=PLAIN, warmup_epochs=1)
+CLASSES = 3
+
+
+def method_of(name="simclr", seed=0):
+    torch.manual_seed(seed)
+    kind = METHODS.load(name)
+    head = {"classifier": CLASSES} if kind.needs_classifier else {"projector": {"widths": [6, 5]}}
+    return kind(build({"backbone": {"name": "resnet10", "width": 2, "stem": "small"}, **head}))
+
+
+def images_of(count=28, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return ArrayImages(torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), {})
+
+
+def views_of(method):
+    crops = [Crop(method.n_views or 1, 16, (0.2, 1.0))]
+    some = dict(options={}, strength=1.0, exact=False, seed=0, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return ViewMaker(crops, policy="simclr", **some)
+
+
+def run(method, plan=PLAN, images=None, **keywords):
+    images = images if images is not None else images_of()
+    labels = torch.arange(len(images)) % CLASSES
+    return train(method, images, labels, views_of(method), plan, **keywords)
+
+
+def weights(method):
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Kept:
+    """A `save` that keeps every state, as a file would."""
+
+    def __init__(self):
+        self.states = []
+
+    def __call__(self, tensors, document):
+        self.states.append(
+            ({name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}, document)
+        )
+
+
+# The order of images
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 3), st.integers(0, 3))
+def test_an_epoch_has_full_batches_of_different_images_and_at_least_one(count, batch, seed, epoch):
+    batches = list(Sampler(count, batch, seed).epoch(epoch))
+    assert len(batches) == Sampler(count, batch, seed).steps >= 1
+    assert {len(b) for b in batches} == {min(batch, count)}
+    assert len(torch.cat(batches).unique()) == len(torch.cat(batches)) > count - batch
+
+
+@given(st.integers(0, 4))
+def test_an_epoch_resumed_at_a_step_goes_on_with_the_same_batches(start):
+    sampler = Sampler(40, 8, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(list(sampler.epoch(2))[start:], sampler.epoch(2, start), strict=True))
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own():
+    orders = {tuple(order(20, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_twice_gives_the_same_weights_to_the_bit(name):
+    first, second = method_of(name), method_of(name)
+    start = weights(first)
+    for method in (first, second):
+        list(run(method))
+    assert same(weights(first), weights(second)) and not same(weights(first), start)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("at", [1, 4, 5, 6])
+def test_a_run_resumed_at_any_step_ends_as_the_uninterrupted_one_to_the_bit(name, at):
+    plan = replace(PLAN, optimizer={"name": name, "lr": 0.05}, state_every_seconds=0.0)
+    whole, kept = method_of(), Kept()
+    records = [e for e in run(whole, plan, save=kept) if isinstance(e, Epoch)]
+    assert [(d["epoch"], d["step"]) for _, d in kept.states[:4]] == [(0, 1), (0, 2), (1, 0), (1, 1)]
+    resumed = method_of(seed=1)
+    rest = [e for e in run(resumed, plan, state=kept.states[at]) if isinstance(e, Epoch)]
+    assert same(weights(whole), weights(resumed))
+    assert [(e.epoch, e.loss, e.rank, e.lr) for e in rest] == [(e.epoch, e.loss, e.rank, e.lr) for e in records][
+        -len(rest) :
+    ]
+
+
+@pytest.mark.parametrize(("received", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_saves_the_state_and_the_same_command_goes_on_to_the_same_end(received, raised):
+    plan, kept = replace(PLAN, epochs=4), Kept()
+    whole, stopped, resumed = method_of(), method_of(), method_of(seed=1)
+    list(run(whole, plan))
+    with pytest.raises(raised, match="the state is saved"):
+        for event in run(stopped, plan, save=kept):
+            if isinstance(event, Epoch):
+                os.kill(os.getpid(), received)
+    assert [document["epoch"] for _, document in kept.states] == [1]
+    list(run(resumed, plan, state=kept.states[-1]))
+    assert same(weights(whole), weights(resumed))
+
+
+def test_an_epoch_is_recorded_with_its_mean_loss_and_last_learning_rate(monkeypatch):
+    losses = []
+    monkeypatch.setattr(SimCLR, "loss", lambda self, z, labels: losses.append(z.square().mean()) or losses[-1])
+    records = [e for e in run(method_of()) if isinstance(e, Epoch)]
+    assert [e.epoch for e in records] == [1, 2, 3]
+    assert [e.loss for e in records] == pytest.approx([float(sum(losses[i : i + 3]).detach()) / 3 for i in (0, 3, 6)])
+    assert records[0].lr == pytest.approx(0.2 * 8 / 256 * 2 / 3)
+    assert records[0].numbers().keys() == {"epoch", "loss", "lr", "images_per_second", "rank", "seconds"}
+
+
+def test_a_training_learns():
+    plan = replace(PLAN, epochs=8, optimizer={"name": "adamw", "lr": 0.3})
+    records = [e for e in run(method_of(), plan) if isinstance(e, Epoch)]
+    assert records[-1].loss < records[0].loss - 0.1
+
+
+def test_labels_reach_only_a_method_that_uses_them(monkeypatch):
+    seen = []
+    monkeypatch.setattr(SimCLR, "after_step", lambda self, z, labels, progress: seen.append(labels))
+    list(run(method_of(), replace(PLAN, epochs=1)))
+    assert seen == [None] * 3
+    monkeypatch.setattr(Supervised, "after_step", lambda self, z, labels, progress: seen.append(labels))
+    list(run(method_of("supervised"), replace(PLAN, epochs=1)))
+    assert torch.equal(seen[3], order(28, 0, 0)[:8] % CLASSES)
+
+
+def test_a_data_set_smaller_than_a_batch_is_one_batch():
+    records = [e for e in run(method_of(), images=images_of(5)) if isinstance(e, Epoch)]
+    assert len(records) == 3
+
+
+def test_one_image_is_refused():
+    with pytest.raises(InputError, match="at least 2 images, there is 1"):
+        list(run(method_of(), images=images_of(1)))
+
+
+def test_no_epochs_leave_the_network_as_it_was():
+    method = method_of()
+    before = weights(method)
+    assert list(run(method, replace(PLAN, epochs=0))) == [] and same(weights(method), before)
+
+
+def test_progress_is_told_by_the_clock(monkeypatch):
+    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 0.0)
+    told = [e for e in run(method_of()) if isinstance(e, Progress)]
+    assert [(e.text, e.done, e.total) for e in told[:3]] == [
+        ("epoch 1/3", 1, 9),
+        ("epoch 1/3", 2, 9),
+        ("epoch 2/3", 4, 9),
+    ]
+    assert told[0].facts.keys() == {"loss", "img/s", "left"}
+    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 60.0)
+    assert not [e for e in run(method_of()) if isinstance(e, Progress)]
+
+
+def test_a_gradient_is_clipped_to_the_asked_norm(monkeypatch):
+    norms = []
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self: norms.append(nn.utils.get_total_norm([p.grad for g in self.param_groups for p in g["params"]])),
+    )
+    list(run(method_of(), replace(PLAN, clip=0.01)))
+    assert torch.stack(norms).tolist() == pytest.approx([0.01] * 9, rel=1e-3)
+
+
+# When training goes wrong
+
+
+@pytest.mark.parametrize("every", [0.0, 60.0])
+def test_a_training_that_diverges_stops_and_never_hands_over_its_state(monkeypatch, every):
+    counter = iter(range(100))
+    good = SimCLR.loss
+    bad = lambda self, z, labels: good(self, z, labels) * (torch.inf if next(counter) == 4 else 1)  # noqa: E731
+    monkeypatch.setattr(SimCLR, "loss", bad)
+    kept = Kept()
+    with pytest.raises(DivergedError, match="in epoch 2: the loss or a weight is not finite") as caught:
+        list(run(method_of(), replace(PLAN, state_every_seconds=every), save=kept))
+    assert "lower train.optimizer.lr" in caught.value.faults[0].hint
+    assert all(all_finite(tensors.values(), PLAN.device) for tensors, _ in kept.states)
+
+
+def test_a_collapse_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(SimCLR, "loss", lambda self, z, labels: z.square().mean())
+    monkeypatch.setattr(loop, "COLLAPSED", 1.1)
+    warned = [e for e in run(method_of()) if isinstance(e, Warn)]
+    assert len(warned) == 1 and "of 5 directions" in warned[0].text
+
+
+def test_a_state_of_another_training_is_refused():
+    kept = Kept()
+    list(run(method_of(), save=kept, plan=replace(PLAN, state_every_seconds=0.0)))
+    with pytest.raises(InputError, match="has batch size 8, this training has 4"):
+        list(run(method_of(), replace(PLAN, batch_size=4), state=kept.states[0]))
+    tensors, document = kept.states[0]
+    fewer = {
+        name: t for name, t in tensors.items() if "projector" not in name and not name.endswith("blocks.0.bn1.bias")
+    }
+    with pytest.raises(InputError, match=r"tensor `chain\.blocks\.0\.bn1\.bias` .* does not fit"):
+        list(run(method_of(), state=(fewer, document)))
+
+
+def test_a_state_that_moves_an_unknown_parameter_is_refused():
+    method = method_of()
+    optimizer = torch.optim.SGD(method.named_parameters(), lr=0.1)
+    tensors, document = capture(method, optimizer, Position(), {})
+    with pytest.raises(InputError, match="moves `head.weight`"):
+        restore(method, optimizer, {**tensors, "optimizer.head.weight:momentum_buffer": torch.zeros(1)}, document, {})
+
+
+# Signals
+
+
+def test_signals_wait_and_the_second_one_acts_at_once():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), deferred() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.pending == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) == before and Terminated.exit_code == 143
+
+
+def test_nothing_is_raised_where_no_signal_came():
+    with deferred() as interrupts:
+        interrupts.check("saved")
+
+
+def test_a_signal_that_nobody_acted_on_is_let_through_at_the_end():
+    with pytest.raises(KeyboardInterrupt), deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    seen = []
+
+    def work():
+        with deferred() as interrupts:
+            seen.append((interrupts.pending, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(None, signal.getsignal(signal.SIGINT))]
+
+
+# Device and arithmetic
+
+
+def sample_of(method, batch=4):
+    return views_of(method)(images_of(batch).read(torch.arange(batch)), torch.arange(batch), 0)
+
+
+def test_a_device_that_is_not_here_is_named_with_those_that_are():
+    assert choose_device("cpu") == torch.device("cpu") and choose_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(UsageError, match="no device `cuda:99` here") as caught:
+        choose_device("cuda:99")
+    assert "auto, cpu" in caught.value.faults[0].hint
+
+
+def test_threads_are_at_least_one():
+    assert use_threads(None) == torch.get_num_threads()
+    with pytest.raises(UsageError, match="at least 1, not 0"):
+        use_threads(0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [((1.0, 0.5), "bf16"), ((1.0, 0.9), "float32"), ((1.0, 3.0), "float32")]
+)
+def test_bf16_is_taken_only_where_it_is_much_faster(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(world, "timed_step", lambda method, precision, *_: seconds[precision.name == "bf16"])
+    method = method_of()
+    found = choose_precision("auto", method, sample_of(method), None)
+    assert (found.name, found.timings) == (chosen, {"float32": seconds[0], "bf16": seconds[1]})
+
+
+def test_measuring_leaves_the_method_and_the_random_state_as_they_were():
+    method = method_of("supervised").eval()
+    before, state = weights(method), torch.get_rng_state()
+    found = choose_precision("auto", method, sample_of(method), torch.arange(4) % CLASSES, budget=0.01)
+    assert same(weights(method), before) and torch.equal(torch.get_rng_state(), state) and not method.training
+    assert all(seconds > 0 for seconds in found.timings.values()) and found.channels_last
+    assert all(p.grad is None for p in method.parameters())
+
+
+def test_an_arithmetic_that_is_asked_for_is_not_measured():
+    assert choose_precision("bf16", method_of(), sample_of(method_of()), None) == Precision("bf16", True)
+
+
+def test_the_loss_runs_in_float32_outside_autocast(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        SimCLR, "loss", lambda self, z, labels: seen.append((z.dtype, (z[0] @ z[1].T).dtype)) or z.square().mean()
+    )
+    list(run(method_of(), replace(PLAN, epochs=1, precision=Precision("bf16", True))))
+    assert set(seen) == {(torch.float32, torch.float32)}
+
+
+def test_finiteness_looks_at_every_floating_tensor():
+    cpu, good = torch.device("cpu"), [torch.ones(2), torch.tensor(3), torch.zeros(())]
+    assert all_finite(good, cpu) and all_finite([torch.tensor(1)], cpu)
+    assert not all_finite([*good, torch.tensor([1.0, torch.nan])], cpu)
+    assert not all_finite([*good, torch.tensor([-torch.inf])], cpu)
+
+
+def test_the_effective_rank_counts_directions():
+    assert effective_rank(torch.eye(8)[:5]) == pytest.approx(5, rel=1e-4)
+    assert effective_rank(torch.ones(20, 6)) == pytest.approx(1, abs=1e-4)
+    assert effective_rank(torch.zeros(4, 4)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(30, 7), (7, 30)])
+def test_the_effective_rank_is_rankme_of_the_singular_values(shape):
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(z.double())
+    share = singular / singular.sum() + 1e-7
+    assert effective_rank(z) == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-5)
+
+
+def test_a_time_to_wait_is_said_in_words():
+    assert [duration(s) for s in (44.6, 720, 12600)] == ["45 s", "12 min", "3.5 h"]
