@@ -25,7 +25,7 @@ def study(shares, *, seed, alike=0.7, rows=ROWS, count=400):
 
 
 def test_where_all_layers_are_equal_hardly_ever_is_one_left_out_or_the_reference_passed_over():
-    verdicts = [study([0.8] * 6, seed=seed, rows=500, count=300) for seed in range(200)]
+    verdicts = [study([0.8] * 6, seed=seed, rows=500) for seed in range(200)]
     assert sum(len(verdict.members) < 6 for verdict in verdicts) <= 10
     assert sum(verdict.chosen != 1 for verdict in verdicts) <= 10
 
@@ -98,12 +98,11 @@ def results(scores):
 
 
 def test_smallest_is_the_earliest_layer_within_so_many_points_of_the_reference():
-    document = results({"kind": (0.70, 0.796, 0.80, 0.9), "side": (0.9, 0.796, 0.80, 0.1)})
+    document = results({"kind": (0.70, 0.796, 0.80, 0.9), "side": (0.88, 0.794, 0.80, 0.1)})
     assert answers.smallest(document, 0.5) == ("layer4.0", "avg")
-    assert answers.smallest(document, 0.4) == ("layer4.0", "avg")
-    assert answers.smallest(document, 0.3) == ("stem", "avg") or answers.smallest(document, 0.3) == ("pool", "avg")
-    assert answers.smallest(document, 0.3, "kind") == ("pool", "avg")
-    assert answers.smallest(document, 10, "kind") == ("stem", "avg")
+    assert answers.smallest(document, 0.4) == ("pool", "avg")
+    assert answers.smallest(document, 1) == ("stem", "avg")
+    assert answers.smallest(document, 0.4, "kind") == ("layer4.0", "avg")
     assert answers.smallest(document, 0, "side") == ("stem", "avg")
 
 

@@ -145,7 +145,9 @@ def test_equal_layers_keep_the_reference(hidden):
     results, _, _ = finish(measure(layers, tasks_of(hidden), [one_fold(ROWS)], reference=POOL, end=END, bootstrap=50))
     assert results["recommended"]["layer"] == "pool" and "no layer is surely better" in results["recommended"]["why"]
     assert results["best"][0]["end_value"] is None
-    assert answers.smallest(results, 0.5) == ("stem", "vector")
+    document = results | {"layers": ["stem", "pool"], "reference": {"layer": "pool", "readout": "vector"}}
+    assert answers.smallest(document, 0.5) == ("stem", "vector")
+    assert answers.best(document, "kind")[:2] == POOL
 
 
 def test_without_labels_there_are_measures_and_no_answer(layers):

@@ -14,7 +14,7 @@ class SimCLR(Method):
     defaults = {
         "model": {"projector": {"widths": [256, 256, 128]}},
         "views": {"policy": "simclr", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
-        "train": {"optimizer": {"name": "sgd", "lr": 0.4, "weight_decay": 1e-4}},
+        "train": {"optimizer": {"name": "adamw", "lr": 0.002}},
     }
 
     def __init__(self, chain: Chain, *, temperature: float = 0.2) -> None:

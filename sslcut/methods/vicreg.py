@@ -17,7 +17,7 @@ class VICReg(Method):
     defaults = {
         "model": {"projector": {"widths": [512, 512, 512]}},
         "views": {"policy": "vicreg", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
-        "train": {"optimizer": {"name": "lars", "lr": 0.3, "weight_decay": 1e-4, "eta": 0.02, "clip": True}},
+        "train": {"optimizer": {"name": "adamw", "lr": 0.002}},
     }
 
     def __init__(

@@ -44,7 +44,8 @@ def best_set(values: Tensor, replicates: Tensor, level: float = 0.95) -> Tensor:
         largest = torch.maximum(largest, torch.where(error[:, None] > 0, off / error[:, None], 0.0).amax(dim=0))
         leads.append(lead)
         errors.append(error)
-    q = largest.quantile(level)
+    doubt = (level * (1 - level) / len(largest)) ** 0.5  # of a quantile from so many resamples: err on the wide side
+    q = largest.quantile(min(1.0, level + doubt))
     return ~(torch.stack(leads) > q * torch.stack(errors)).any(dim=1)
 
 

@@ -27,8 +27,8 @@ def effective_rank(features: Tensor) -> float:
     """How many directions the features use, from 1 (collapsed) to min(n, D): the exponential of their entropy.
 
     Of the singular values of the uncentred features (n, D) as shares p of their sum, exp(−Σ p log p) with 1e-7 added
-    to each p. RankMe (arXiv 2210.02885). The values are roots of the Gram matrix's eigenvalues, which resolves them down
-    to 1e-7 of the largest: where directions are missing, four digits. NaN where all features are zero.
+    to each p. RankMe (arXiv 2210.02885). The values are roots of the Gram matrix's eigenvalues, which tells them from
+    nought down to 1e-7 of the largest: where directions are missing, four digits. NaN where all features are zero.
     """
     features = features.double()
     gram = features.T @ features if features.shape[1] <= len(features) else features @ features.T
