@@ -1,6 +1,7 @@
 """Running the real command line in a subprocess, and a recipe that takes a second."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,10 @@ def tiny(*sets: str) -> list[str]:
 
 
 def shell(line: str, cwd: Path, pipefail: bool = True) -> subprocess.CompletedProcess:
-    """Run a line in bash with `sslcut` on its path."""
-    env = {**os.environ, "XDG_CACHE_HOME": str(cwd / ".cache"), "TINY": " ".join(f"'{w}'" for w in tiny())}
-    script = f'set -{"o pipefail" if pipefail else "e"}\nsslcut() {{ "{sys.executable}" -m sslcut "$@"; }}\n{line}'
+    """Run a line in bash with the installed `sslcut` on its path; `$TINY` holds the options of a tiny recipe."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cwd / ".cache"), "TINY": shlex.join(tiny())}
+    script = f"set -o pipefail; {line}" if pipefail else line
     return subprocess.run(
         ["bash", "-c", script], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False
     )

@@ -1,13 +1,12 @@
 import os
+import shutil
+from pathlib import Path
+
+import pytest
 
 # Read once by typer and rich when they are imported.
 os.environ["NO_COLOR"] = "1"
 os.environ["TERMINAL_WIDTH"] = "80"
-
-import shutil  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +24,20 @@ def tiny_run(tmp_path_factory) -> Path:
 def tiny_copy(tiny_run, tmp_path) -> Path:
     """A copy of the tiny run's folder that a test may change."""
     return Path(shutil.copytree(tiny_run, tmp_path / "copy"))
+
+
+EXCUSED = ("no CUDA device", "root writes into read-only folders")
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note every skipped test whose reason is not that of a machine on which it cannot mean anything."""
+    if report.skipped and not any(reason in str(report.longrepr) for reason in EXCUSED):
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With SSLCUT_REQUIRE_ALL, a test that should have run and was skipped fails the whole run."""
+    if _skipped and os.environ.get("SSLCUT_REQUIRE_ALL"):
+        print(f"\nskipped, and all tests were required: {', '.join(_skipped)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -151,7 +151,7 @@ def test_a_flipped_bit_in_a_weight_is_found_and_its_block_named(tiny_copy):
     source = header.read(path)
     content[source.data_start + source.entries["layer2.0.conv1.weight"].start] ^= 1
     path.write_bytes(content)
-    done = sslcut("probe", "--force", cwd=tiny_copy)
+    done = sslcut("probe", path, "--force", cwd=tiny_copy)
     assert done.returncode == 3 and "block `layer2.0`" in done.stderr
 
 

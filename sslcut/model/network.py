@@ -61,4 +61,5 @@ class Network(nn.Module):
             raise UsageError(f"images have shape {tuple(images.shape)}", hint="give (batch, 3, height, width), RGB")
         assert isinstance(self.scale, Tensor) and isinstance(self.shift, Tensor)
         scale = self.scale / 255 if images.dtype == torch.uint8 else self.scale
-        return torch.addcmul(self.shift, images.to(torch.float32), scale)
+        laid_out = images.to(torch.float32, memory_format=torch.channels_last)  # convolutions run faster so
+        return torch.addcmul(self.shift, laid_out, scale)

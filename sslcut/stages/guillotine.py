@@ -113,7 +113,8 @@ def choose(source: Header, given: Given, options: Options) -> Place:
     if options.at == "smallest":
         if options.within is None:
             raise UsageError("`--at smallest` needs --within POINTS", hint="--within 0.5")
-        layer, readout, why = answers.smallest(results, options.within, options.task)
+        layer, readout = answers.smallest(results, options.within, options.task)
+        why = f"`{answers.label(layer, readout)}` is the earliest within {options.within:g} points of the reference"
     else:
         layer, readout, why = answers.best(results, options.task)
     layer = resolve(layer, source.names)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +163,21 @@ def asked_tasks(images: Images, asked: str | Sequence[str]) -> dict[str, Task]:
     return {name: images.tasks[name] for name in asked}
 
 
+def spoken(model: Mapping[str, Any]) -> str:
+    """A checkpoint's network in a phrase: `resnet10 (width 16, stem small), projector 256-256-128`."""
+    backbone = dict(model["backbone"])
+    name = backbone.pop("name")
+    options = ", ".join(f"{key} {value}" for key, value in backbone.items() if value not in (None, False))
+    parts = [f"{name} ({options})" if options else name]
+    if (model.get("last_block") or {}).get("width"):
+        parts.append(f"last block {model['last_block']['width']} wide")
+    heads = ((part, model.get(part)) for part in ("projector", "predictor"))
+    parts += [f"{part} {'-'.join(map(str, head['widths']))}" for part, head in heads if head]
+    if model.get("classifier"):
+        parts.append(f"classifier of {model['classifier']} classes")
+    return ", ".join(parts)
+
+
 class _Probing:
     """One measurement from an open checkpoint to a written results file."""
 
@@ -280,7 +295,7 @@ class _Probing:
             "layers": self.layers,
             "tasks": {name: task.kind for name, task in rows.tasks.items()},
             "recipe": self.recipe.stored(),
-            "model": document["model"],
+            "model": spoken(document["model"]),
             "history": document["history"],
             "versions": {**versions(), "device": self.device.type, "threads": torch.get_num_threads()},
         }
