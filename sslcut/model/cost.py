@@ -38,7 +38,7 @@ def costs(chain: Chain, size: int) -> list[BlockCost]:
     Runs two black images through zero weights: shapes alone (the meta device) would bring torch's compiler, whose
     import takes longer than the pass.
     """
-    x = torch.zeros(BATCH, 3, size, size)
+    x = torch.zeros(BATCH, 3, size, size, device="cpu")
     rows = []
     for name, _, block in chain.items():
         with torch.no_grad(), _Counter() as counter:
