@@ -11,6 +11,7 @@ import typer
 from sslcut.errors import UsageError
 from sslcut.events import Event, Note
 from sslcut.inputs import find_checkpoint, from_stdin
+from sslcut.options import Options
 from sslcut.screen import Screen, ending
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def pretrain(
     chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "pretrain")
     from sslcut.stages import pretrain as stage
 
-    return stage.run(chosen, stage.Options(out, device, threads, force, dry_run))
+    return stage.run(chosen, Options(out, device, threads, force, dry_run))
 
 
 @command
@@ -150,7 +151,7 @@ def probe(
     chosen = _one_run(_recipe(recipe, sets, data, seed, stored), "probe")
     from sslcut.stages import probe as stage
 
-    return _noted(given.note, stage.run(given, chosen, stage.Options(out, device, threads, force, dry_run)))
+    return _noted(given.note, stage.run(given, chosen, Options(out, device, threads, force, dry_run)))
 
 
 @command
@@ -195,7 +196,7 @@ def run(
     chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "run")
     from sslcut import study
 
-    return study.run(chosen, study.Options(out, device, threads, force, dry_run))
+    return study.run(chosen, Options(out, device, threads, force, dry_run))
 
 
 @command

@@ -2,25 +2,15 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from sslcut.events import Event, Plan, Result
 from sslcut.inputs import Given
+from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir
 from sslcut.stages import guillotine, pretrain, probe, report
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where to write (else `runs/<recipe name>`), and on what to run."""
-
-    out: Path | None = None
-    device: str = "auto"
-    threads: int | None = None
-    force: bool = False
-    dry_run: bool = False
 
 
 def run(recipe: Recipe, options: Options) -> Iterator[Event]:
@@ -45,15 +35,14 @@ def _stage(
     if options.dry_run and stage != "pretrain":
         yield Plan(f"{stage}: on what the stage before writes")
         return None, None
-    same = (options.device, options.threads, options.force, options.dry_run)
     if stage == "pretrain":
-        result = yield from _events(pretrain.run(recipe, pretrain.Options(directory.path, *same)))
+        result = yield from _events(pretrain.run(recipe, replace(options, out=directory.path)))
         return result, Given(Path(result.text)) if result is not None else None
     if given is None and stage != "report":
         given = Given(directory.newest())
     if stage == "probe":
         assert given is not None
-        result = yield from _events(probe.run(given, recipe, probe.Options(None, *same)))
+        result = yield from _events(probe.run(given, recipe, replace(options, out=None)))
         return result, Given(given.checkpoint, Path(result.text)) if result is not None else given
     if stage == "guillotine":
         assert given is not None

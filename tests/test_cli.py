@@ -1,4 +1,5 @@
 import json
+import resource
 import subprocess
 import sys
 
@@ -197,3 +198,31 @@ def test_light_commands_import_no_torch(tiny_copy, arguments):
 def test_the_tested_wheel_and_the_module_are_the_same_program(tmp_path):
     done = subprocess.run([sys.executable, "-m", "sslcut", "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == package.__version__
+
+
+def test_smallest_within_cuts_at_the_earliest_layer_that_is_good_enough(tiny_copy):
+    wide = path_in(sslcut("guillotine", "--at", "smallest", "--within", "1000", cwd=tiny_copy))
+    assert wide.endswith("pretrain-cut-stem.safetensors")
+    narrow = sslcut("guillotine", "--at", "smallest", "--within", "0", "--task", "shape", "--json", cwd=tiny_copy)
+    assert json.loads(path_in(narrow))["layer"] in header.read(tiny_copy / "runs/default/pretrain.safetensors").names
+
+
+def test_results_of_another_checkpoint_are_refused(tiny_copy):
+    cut = path_in(sslcut("guillotine", "--at", "layer1", cwd=tiny_copy))
+    done = sslcut("guillotine", cut, "--at", "best", cwd=tiny_copy)
+    assert done.returncode == 3 and "no results" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["pretrain"], ["probe"], ["guillotine", "--at", "layer4"], ["report"]])
+def test_a_file_system_that_refuses_is_exit_5_and_what_was_there_is_still_there(tiny_copy, command):
+    before = {path: path.read_bytes() for path in tiny_copy.rglob("*") if path.is_file()}
+    options = [*tiny("name=other"), "-o", "other"] if command == ["pretrain"] else []
+    forced = ["--force"] if command == ["probe"] else []
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    done = sslcut(*command, *options, *forced, cwd=tiny_copy, preexec_fn=little_room)
+    assert done.returncode == 5 and done.stdout == "" and "Traceback" not in done.stderr
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name != ".lock")
+    assert not [path for path in tiny_copy.rglob("*.part")]

@@ -9,6 +9,10 @@ from cli import sslcut, tiny
 
 import sslcut as package
 from sslcut.data.folder import load
+from sslcut.data.images import ArrayImages
+from sslcut.inputs import Given
+from sslcut.metrics.extract import features, taps
+from sslcut.stages import guillotine
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 CLIPART = Path("/usr/share/openclipart/png")
@@ -87,14 +91,26 @@ def test_a_folder_without_readable_images_is_exit_3(tmp_path, files):
     assert done.returncode == 3 and "Traceback" not in done.stderr and "images" in done.stderr
 
 
-def test_features_of_a_checkpoint_match_what_the_probe_scored_at_every_layer_and_read_out(tiny_run):
-    """`load`, `features` and a cut give one vector; the probe's features come through the same call."""
-    folder = tiny_run / "runs" / "default"
-    net = package.load(folder / "pretrain.safetensors")
-    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    for name in net.names:
-        for readout in ("avg", "grid2", "avg+max") if net.chain.run(images, upto=name).ndim == 4 else ("vector",):
-            with torch.inference_mode():
-                whole = net.features(images, [(name, readout)])[name, readout]
-                cut = package.model.network.Network(net.chain.cut(name), readout, net.input)(images)
-            assert torch.allclose(whole, cut, atol=1e-5)
+def test_load_gives_what_the_probe_scored_at_every_layer_and_read_out(tiny_run, tmp_path):
+    whole = package.load(tiny_run / "runs/default/pretrain.safetensors")
+    source = Given(tiny_run / "runs/default/pretrain.safetensors")
+    pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted = taps(whole, whole.names, ["avg", "grid2", "avg+max"])
+    assert len(wanted) == 3 * 5 + 1 + 2
+    for layer, scored in zip(wanted, probed(whole, pixels, wanted), strict=True):
+        if layer[0] == whole.names[-1]:
+            continue
+        options = guillotine.Options(at=layer[0], readout=layer[1], out=tmp_path / "cut.safetensors", force=True)
+        *_, result = guillotine.run(source, options)
+        with torch.inference_mode():
+            assert torch.allclose(package.load(result.text)(pixels), scored.features, atol=1e-5)
+
+
+def probed(net, pixels, wanted):
+    """The features that the probe stage fits and scores."""
+    work = features(net, ArrayImages(pixels, {}), wanted, device=torch.device("cpu"), memory=10**9, text="")
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value[0]

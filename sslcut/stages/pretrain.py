@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
 from sslcut.names import READOUTS, part_of
+from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
 from sslcut.registry import METHODS
@@ -33,17 +34,6 @@ from sslcut.training.world import Precision, choose_device, choose_precision, us
 
 FILE = "pretrain.safetensors"
 TIMES = ("seconds", "images_per_second")  # stand in run.json alone, so that the same work gives the same bytes
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where to write (else `runs/<recipe name>`), and on what to run."""
-
-    out: Path | None = None
-    device: str = "auto"
-    threads: int | None = None
-    force: bool = False
-    dry_run: bool = False
 
 
 def run(recipe: Recipe, options: Options) -> Iterator[Event]:

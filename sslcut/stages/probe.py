@@ -27,21 +27,11 @@ from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
+from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir, Step, now, run_of
 from sslcut.training.world import choose_device, use_threads
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where to write (else beside the checkpoint), and on what to run."""
-
-    out: Path | None = None
-    device: str = "auto"
-    threads: int | None = None
-    force: bool = False
-    dry_run: bool = False
 
 
 def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
