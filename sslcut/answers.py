@@ -73,8 +73,13 @@ def _mean(values: Iterable[float]) -> float:
     return sum(values) / len(values)
 
 
+def known(results: Results) -> bool:
+    """Whether the results say where to read: they do not without a linear probe of a labelled task."""
+    return bool(results.get("best") and results.get("recommended"))
+
+
 def _need_answer(results: Results) -> None:
-    if not results.get("best") or not results.get("recommended"):
+    if not known(results):
         raise UsageError(
             "these results hold no linear probe of a labelled task: label-free rankings advise, they do not cut",
             hint="probe data with labels, or name the layer: --at LAYER",

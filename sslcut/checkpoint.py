@@ -83,7 +83,7 @@ def load(path: Path | str) -> Network:
     The network is in evaluation mode and on the CPU. Raises InputError (exit 3) naming the tensor or block that is
     missing, surplus, mis-shaped or damaged.
     """
-    header = headers.read(path)
+    header = headers.read_network(path)
     document = header.document
     names = header.names
     owners = header.owners

@@ -2,6 +2,7 @@
 
 import functools
 import inspect as signatures
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from sslcut.errors import UsageError
 from sslcut.events import Event, Note
-from sslcut.inputs import find_checkpoint, from_stdin
+from sslcut.inputs import UNCUT, find_checkpoint, from_stdin
 from sslcut.options import Options
 from sslcut.screen import Screen, ending
 
@@ -122,8 +123,7 @@ def guillotine(
     """
     from sslcut.stages import guillotine as stage
 
-    stages = ("pretrain", "resize", "import")
-    given = find_checkpoint(_fed(source), _run_directory(recipe), stages)
+    given = find_checkpoint(_fed(source), _run_directory(recipe), UNCUT)
     return _noted(given.note, stage.run(given, stage.Options(at, task, within, readout, out, force, dry_run)))
 
 
@@ -144,10 +144,13 @@ def probe(
 
     Example: sslcut probe runs/default/pretrain.safetensors --set 'probe.readouts=[avg, grid2]'
     """
-    given = find_checkpoint(_fed(source), _run_directory(recipe))
+    given = find_checkpoint(_fed(source), _run_directory(recipe, sets))
     from sslcut import header
+    from sslcut.recipe import rooted
 
     stored = header.read(given.checkpoint).document.get("recipe")
+    if recipe is None and stored is not None:
+        stored = rooted(stored, given.checkpoint.parent)
     chosen = _one_run(_recipe(recipe, sets, data, seed, stored), "probe")
     from sslcut.stages import probe as stage
 
@@ -162,6 +165,7 @@ def report(
     recipe: RecipeOption = None,
     out: OutOption = None,
     title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
+    dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
     """Write tables and figures of one or several results; prints the report's path.
 
@@ -173,7 +177,7 @@ def report(
     given = [Path(path) for path in paths or []]
     if given == [Path("-")] or (not given and stdin_is_fed()):
         given = [Path(path_of(line)) for line in stdin_lines("results", _tell)]
-    return stage.run(given or [_run_directory(recipe)], out, title)
+    return (stage.plan if dry_run else stage.run)(given or [_run_directory(recipe)], out, title)
 
 
 @command
@@ -275,8 +279,9 @@ def _one_run(recipe: "Recipe", stage: str) -> "Recipe":
     return recipe
 
 
-def _run_directory(recipe: str | None) -> Path:
-    return Path("runs") / ("default" if recipe is None else _recipe(recipe, None, None, None).name)
+def _run_directory(recipe: str | None, sets: list[str] | None = None) -> Path:
+    named = [each for each in sets or () if each.partition("=")[0].strip() == "name"]
+    return Path("runs") / ("default" if recipe is None and not named else _recipe(recipe, named, None, None).name)
 
 
 def _fed(source: str | None) -> str | None:
@@ -295,4 +300,14 @@ def _noted(note: str, events: Iterator[Event]) -> Iterator[Event]:
 
 def main() -> None:
     """Run the command line; the entry point of `sslcut` and of `python -m sslcut`."""
+    _occupy_streams()
     app()
+
+
+def _occupy_streams() -> None:
+    """Open nothing where a caller closed a standard stream, so that no file of ours is given its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one

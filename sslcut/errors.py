@@ -4,6 +4,7 @@ SslcutError
 ├── UsageError (2)        the command line: unknown layer, device, recipe; nothing to cut; output exists
 │   └── RecipeError (2)   a recipe's text: all its faults at once, each with file:line
 ├── InputError (3)        an input cannot be read or does not fit
+│   └── AbsentError (3)   it is not here; a dry run only warns of it
 ├── DivergedError (4)     training reached a state that is not finite
 ├── MachineError (5)      disk full, read-only folder, out of memory
 └── ThresholdError (6)    a threshold that the user set was not met
@@ -57,6 +58,10 @@ class InputError(SslcutError):
     """An input cannot be read or does not fit: a missing or broken checkpoint, no images, a class with too few."""
 
     exit_code = 3
+
+
+class AbsentError(InputError):
+    """An input is not here: data that was not fetched or a folder that is elsewhere; `--dry-run` only warns of it."""
 
 
 class DivergedError(SslcutError):

@@ -67,7 +67,7 @@ class Header:
         try:
             document = json.loads(text)
             number = document["format"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{self.path}: the metadata's `sslcut` is damaged ({error})", hint=_REMAKE) from error
         if number != FORMAT:
             raise InputError(f"{self.path} has format {number}, this sslcut reads {FORMAT}", hint="upgrade sslcut")
@@ -93,7 +93,25 @@ class Header:
         return own(parts, self.entries, str(self.path))
 
 
+_OF_A_NETWORK = {"model": dict, "chain": list, "readout": str, "input": dict, "history": list}
+_OF_A_BLOCK = {
+    "name": str, "tensors": list, "width": int, "spatial": list, "parameters": int, "flops": int, "sha256": str,
+}  # fmt: skip
 _REMAKE = "make it again, or restore it from a copy"
+
+
+def read_network(path: Path | str) -> Header:
+    """The header of a file that holds a network, with all that it must say; raises InputError as `read` does."""
+    header = read(path)
+    document, names = header.document, header.names
+    for part in (document, *document["chain"]):
+        fields: Mapping[str, type] = _OF_A_NETWORK if part is document else _OF_A_BLOCK
+        for key, kind in fields.items():
+            if not isinstance(part.get(key), kind):
+                raise InputError(f"{path}: its metadata says no `{key}`", hint=_REMAKE)
+    if not names:
+        raise InputError(f"{path} holds no block", hint=_REMAKE)
+    return header
 
 
 def own(parts: Mapping[str, Sequence[str]], tensors: Iterable[str], where: str) -> dict[str, list[str]]:
@@ -142,7 +160,7 @@ def _parse(path: Path, file: BinaryIO, size: int) -> Header:
             name: Entry(field["dtype"], tuple(field["shape"]), *field["data_offsets"]) for name, field in fields.items()
         }
         end = _check_ranges(entries)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: its safetensors header is damaged ({error})", hint=_REMAKE) from error
     if end != size - 8 - length:
         raise InputError(

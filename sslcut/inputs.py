@@ -17,6 +17,7 @@ from typing import Any
 from sslcut.errors import InputError
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
 
+UNCUT = ("pretrain", "resize", "import")  # the stages whose newest checkpoint is the one to cut
 PATIENCE = 2.0  # seconds of silence on stdin before stderr says what is awaited
 
 
@@ -67,7 +68,7 @@ def read_results(path: Path) -> dict[str, Any]:
             raise ValueError("not format 1")
     except FileNotFoundError as error:
         raise InputError(f"no results file at {path}", hint="`sslcut probe` makes one") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no results file of `sslcut probe` ({error})", hint="probe again") from error
     return document
 
@@ -98,6 +99,8 @@ def stdin_lines(awaited: str, tell: Callable[[str], None]) -> Iterator[str]:
 
     Raises InputError (exit 3) at an end of file without a line: the command before failed, and old files are not used.
     """
+    if sys.stdin is None:  # a caller has closed it
+        raise InputError("stdin is closed", hint=f"name {awaited}")
     with suppress(OSError, ValueError):
         if not select.select([sys.stdin], [], [], PATIENCE)[0]:
             tell(f"waiting for {awaited} on stdin")

@@ -64,6 +64,15 @@ def load_stored(
     return bind(_draft((text,), sets, seed, folder))
 
 
+def rooted(stored: Mapping[str, Any], run: Path) -> Mapping[str, Any]:
+    """A checkpoint's recipe with the absolute paths that it keeps to itself, where its run directory's recipe is it."""
+    try:
+        full = load(run / "recipe.yaml")
+    except UsageError:
+        return stored
+    return full.dump() if full.stored() == stored else stored
+
+
 def bind(draft: Draft, cell: Sequence[Marked] | None = None) -> "Recipe":
     """The checked recipe of all layers, those of a sweep's cell included. Raises RecipeError with every fault."""
     recipe, problems = check(draft, cell)

@@ -166,7 +166,7 @@ def _as_fault(error: Exception) -> SslcutError | None:
             f"out of memory: {error}".splitlines()[0],
             hint="a smaller train.batch_size, data.size or data.train needs less",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
         from sslcut.atomic import machine_fault
 
         return machine_fault(error, error.filename or "a file")

@@ -143,7 +143,7 @@ class Probe(Section):
     pixels: bool = True
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     scale: Literal["standard", "raw"] = "standard"
-    bootstrap: Whole = 1000
+    bootstrap: Annotated[int, Field(ge=2)] = 1000
     memory: Annotated[str, AfterValidator(_size)] = "4GB"
     train: Count | None = None
     test: Count | None = None

@@ -5,11 +5,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from sslcut.events import Event, Plan, Result
-from sslcut.inputs import Given
+from sslcut import answers
+from sslcut.events import Event, Plan, Result, Warn
+from sslcut.inputs import UNCUT, Given, read_results
+from sslcut.model.build import blueprint
+from sslcut.names import resolve
 from sslcut.options import Options
 from sslcut.recipe import Recipe
-from sslcut.rundir import RunDir
+from sslcut.rundir import CHECKPOINT_STAGES, RunDir
 from sslcut.stages import guillotine, pretrain, probe, report
 
 
@@ -19,6 +22,8 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
     Raises what the stages raise.
     """
     directory = RunDir(options.out or Path("runs") / recipe.name)
+    if "pretrain" in recipe.stages:
+        check_places(recipe)
     with nullcontext() if options.dry_run else directory.lock():
         given: Given | None = None
         result: Result | None = None
@@ -39,7 +44,7 @@ def _stage(
         result = yield from _events(pretrain.run(recipe, replace(options, out=directory.path)))
         return result, Given(Path(result.text)) if result is not None else None
     if given is None and stage != "report":
-        given = Given(directory.newest())
+        given = Given(directory.newest(UNCUT if stage == "guillotine" else CHECKPOINT_STAGES))
     if stage == "probe":
         assert given is not None
         result = yield from _events(probe.run(given, recipe, replace(options, out=None)))
@@ -48,10 +53,27 @@ def _stage(
         assert given is not None
         how = recipe.dump()["guillotine"]
         where = guillotine.Options(str(how["at"]), how["task"], how["within"], how["readout"], None, options.force)
+        if (
+            where.at in guillotine.ANSWERED
+            and given.results is not None
+            and not answers.known(read_results(given.results))
+        ):
+            yield Warn("nothing is cut: without labels there is no answer to where")
+            return Result(str(given.checkpoint)), given
         result = yield from _events(guillotine.run(given, where))
         return result, Given(Path(result.text)) if result is not None else given
     title = recipe.dump()["report"]["title"]
     return (yield from _events(report.run([directory.path], directory.path / "report", title))), given
+
+
+def check_places(recipe: Recipe) -> None:
+    """Raise UsageError for a layer or read-out that the network will not have, before it is trained."""
+    document = recipe.dump()
+    chain = blueprint(pretrain.model_document(document, 2))
+    probe.asked_layers(document["probe"]["layers"], chain.names)
+    how = document["guillotine"]
+    if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
+        resolve(how["at"], chain.names)
 
 
 def _events(events: Iterator[Event]) -> Generator[Event, None, Result | None]:

@@ -138,3 +138,17 @@ def test_maps_keep_the_channels_last_order_through_the_whole_backbone():
     chain = drawn("resnet10", width=8, stem="small").to(memory_format=torch.channels_last)
     x = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last)
     assert chain.cut("layer4")(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_map_smaller_than_the_stride_has_the_same_gradient_each_time_in_bf16():
+    torch.manual_seed(0)
+    layer = resnet.conv(16, 32, kernel=3, stride=2).to(memory_format=torch.channels_last)
+    pixel = torch.randn(256, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    found = []
+    for _ in range(8):
+        litter = [torch.full((size,), math.nan) for size in (1_000, 10_000, 100_000, 1_000_000)]
+        del litter  # what a kernel that reads what it did not write would find
+        with torch.autocast("cpu", torch.bfloat16):
+            mapped = layer(pixel)
+        found.append(torch.autograd.grad(mapped.float().square().sum(), layer.weight)[0])
+    assert all(torch.equal(each, found[0]) for each in found)

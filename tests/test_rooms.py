@@ -9,10 +9,10 @@ import sslcut
 
 ROOT = Path(sslcut.__file__).parent
 ORDER = [
-    "errors", "registry", "names", "events", "options", "schedules", "interrupts", "provenance", "atomic", "marked",
-    "yamltext", "merge", "draft", "choices", "sections", "faults", "bundled", "recipe", "sweep", "rundir", "inputs",
-    "header", "answers", "data", "model", "methods", "metrics", "training", "checkpoint", "render", "stages", "study",
-    "screen", "cli", "__main__",
+    "errors", "registry", "names", "events", "options", "fingerprint", "schedules", "interrupts",
+    "provenance", "atomic", "marked", "yamltext", "merge", "draft", "choices", "sections", "faults",
+    "bundled", "recipe", "sweep", "rundir", "inputs", "header", "answers", "data", "model", "methods",
+    "metrics", "training", "checkpoint", "render", "stages", "study", "screen", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

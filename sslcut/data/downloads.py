@@ -15,7 +15,7 @@ from torchvision import datasets
 
 from sslcut.data.decode import Pixels, fill, square
 from sslcut.data.images import ArrayImages, Dataset, Images, Task, hold_out, subset
-from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.errors import AbsentError, InputError, UsageError, suggestion
 
 TRAIN_NAMES = ("train", "train-standard")  # what sets call their splits, the first that fits
 TEST_NAMES = ("test", "val", "valid")
@@ -56,7 +56,7 @@ def _sources(name: str, root: str | None, download: bool, arguments: Mapping[str
     if issubclass(kind, datasets.MNIST):
         known |= {"train", "download"}  # which EMNIST and QMNIST pass on unnamed
     if "root" in known and root is None:
-        raise InputError(f"torchvision's {name} needs a folder", hint="set data.root, or give --data FOLDER")
+        raise AbsentError(f"torchvision's {name} needs a folder", hint="set data.root, or give --data FOLDER")
     given = {"root": str(Path(root or "").expanduser()), "download": download}
     options = {key: value for key, value in given.items() if key in known} | dict(arguments)
     if "train" in known:
@@ -77,8 +77,8 @@ def _opened(kind: Any, options: dict[str, Any], argument: str = "", values: tupl
         except ValueError as fault:  # a split that the set does not have
             refusal = refusal or fault
         except (OSError, RuntimeError, TypeError, ImportError) as fault:
-            raise InputError(f"cannot open torchvision's {kind.__name__}: {_line(fault)}", hint=hint) from fault
-    raise InputError(f"cannot open torchvision's {kind.__name__}: {_line(refusal)}", hint=hint) from refusal
+            raise AbsentError(f"cannot open torchvision's {kind.__name__}: {_line(fault)}", hint=hint) from fault
+    raise AbsentError(f"cannot open torchvision's {kind.__name__}: {_line(refusal)}", hint=hint) from refusal
 
 
 def _images(source: Any, size: int, count: int | None, seed: int) -> Images:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sslcut.data.decode import resized
 from sslcut.data.images import ArrayImages, Dataset, Images, Task
 from sslcut.data.strata import choose
-from sslcut.errors import InputError
+from sslcut.errors import AbsentError, InputError
 
 DEBIAN = Path("/usr/share/datasets")
 CLOTHES = (
@@ -89,14 +89,14 @@ def _folder(name: str, root: str | None, system: Path, download: bool, hint: str
         if _file(folder, "train-images-idx3-ubyte"):
             return folder
     if not download:
-        raise InputError(f"no files of {name} in {given}", hint=hint)
+        raise AbsentError(f"no files of {name} in {given}", hint=hint)
     from torchvision import datasets  # a second to import
 
     try:
         with redirect_stdout(stderr):
             getattr(datasets, name)(fetched.parents[1], download=True)
     except (OSError, RuntimeError) as fault:
-        raise InputError(f"cannot fetch {name}: {fault}", hint=hint) from fault
+        raise AbsentError(f"cannot fetch {name}: {fault}", hint=hint) from fault
     return fetched
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sslcut.data import strata
 from sslcut.data.memory import SMALLER
-from sslcut.errors import InputError, MachineError, UsageError
+from sslcut.errors import AbsentError, InputError, MachineError, UsageError
 from sslcut.registry import DATASETS
 
 TaskKind = Literal["class", "number", "angle"]
@@ -256,10 +256,10 @@ def left_out(small: Mapping[str, int], task: str = "class") -> list[str]:
 def existing_root(root: str | None, name: str) -> Path:
     """The folder that `data.root` names. Raises InputError where it is not set, or no folder."""
     if root is None:
-        raise InputError(f"data `{name}` needs a folder", hint="set data.root, or give --data FOLDER")
+        raise AbsentError(f"data `{name}` needs a folder", hint="set data.root, or give --data FOLDER")
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise InputError(f"no folder {root}", hint="set data.root, or give --data FOLDER")
+        raise AbsentError(f"no folder {root}", hint="set data.root, or give --data FOLDER")
     return path
 
 

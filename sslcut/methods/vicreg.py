@@ -15,7 +15,7 @@ class VICReg(Method):
 
     batchnorm = "per_view"
     defaults = {
-        "model": {"projector": {"widths": [512, 512, 512]}},
+        "model": {"projector": {"widths": [512, 512, 512], "last_bias": False}},
         "views": {"policy": "vicreg", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
         "train": {"optimizer": {"name": "adamw", "lr": 0.002}},
     }

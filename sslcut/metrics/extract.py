@@ -96,7 +96,8 @@ def estimate_batchnorm(network: Network, images: Images, device: torch.device) -
         norm.momentum = None
     network.to(device).train()
     with torch.no_grad():
-        for indices in batches(len(images))[:ESTIMATION_BATCHES]:
+        mixed = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # folders come class by class
+        for indices in torch.split(mixed[: ESTIMATION_BATCHES * BATCH], BATCH):
             if len(indices) > 1:
                 network(images.read(indices).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslcut.errors import UsageError, suggestion
+from sslcut.names import READOUTS
 
 
 def avg(x: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def cls_mean(x: Tensor, prefix_tokens: int) -> Tensor:
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {"avg": avg, "grid2": grid2, "avg+max": avg_max}
 TOKENS: dict[str, Callable[[Tensor, int], Tensor]] = {"cls": cls, "mean": mean, "cls+mean": cls_mean}
-FITTING: dict[int, tuple[str, ...]] = {4: tuple(MAPS), 3: tuple(TOKENS), 2: ("vector",)}
+FITTING = {sides + 2: names for sides, names in READOUTS.items()}  # beside its sides an output has batch and width
 
 
 def readouts(ndim: int) -> tuple[str, ...]:

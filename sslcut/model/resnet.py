@@ -7,6 +7,7 @@ shortcut change.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -93,9 +94,23 @@ class AveragePool(Block):
         return x.mean(dim=(2, 3))
 
 
+class Conv(nn.Conv2d):
+    """A convolution that is taken in float32 on a processor where its stride is larger than the map.
+
+    There torch 2.14's gradient of the weights in bf16 reads memory that was never written: other numbers each time,
+    and now and then NaN.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" and min(input.shape[-2:]) < self.stride[0] and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float())
+        return super().forward(input)
+
+
 def conv(inputs: int, outputs: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias, padded to keep the map's size at stride 1, drawn as torchvision draws it."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    layer = Conv(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 

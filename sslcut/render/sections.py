@@ -89,6 +89,8 @@ def _own_title(found: Sequence[Found]) -> str:
 def _notes(document: Document) -> Iterator[str]:
     if document.data_name == "shapes":
         yield words.DEMONSTRATION
+    if document.data.get("folds", 1) > 1:
+        yield words.CROSS_FITTED
     if told := words.paper(document.recipe):
         yield told
 

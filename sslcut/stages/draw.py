@@ -16,13 +16,14 @@ IMAGES = 12
 
 
 def run(recipe: Recipe, out: Path) -> Iterator[Event]:
-    """Draw the first training images and their views of the first epoch into the PNG `out`; yields its path."""
+    """Draw training images from all over the data, and their views of the first epoch, into `out`; yields its path."""
     document = recipe.dump()
     opened = open_data(document["data"], document["seed"])
     yield Note(f"data: {describe(opened.dataset)}")
     yield from (Warn(text) for text in opened.dataset.warnings)
     images = opened.train
-    indices = torch.arange(min(IMAGES, len(images)))
+    shown = min(IMAGES, len(images))
+    indices = torch.arange(shown) * len(images) // shown  # a folder's first images would all be of its first class
     pixels = images.read(indices)
     views = view_maker(document["views"], opened, document["seed"])(pixels, indices, 0)
     captions = [_caption(images.tasks, row) for row in indices.tolist()]

@@ -1,17 +1,21 @@
 """Cut a checkpoint at a named block: keep everything up to and including it. Works from the header; no torch."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sslcut import __version__, answers, header
+from sslcut.atomic import make_folder
 from sslcut.errors import InputError, UsageError
 from sslcut.events import Event, Note, Plan, Result
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
 from sslcut.names import READOUTS, check_readout, resolve
 from sslcut.rundir import Step, now, run_of
+
+ANSWERED = ("best", "smallest")  # what `--at` takes beside layers: results say which layer is meant
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,15 @@ def run(given: Given, options: Options) -> Iterator[Event]:
     Raises UsageError (2) for an unknown layer, nothing to cut or another file in the way, InputError (3) for a
     checkpoint or results that do not fit.
     """
-    source = header.read(given.checkpoint)
+    source = header.read_network(given.checkpoint)
     place = choose(source, given, options)
     if place.why:
         yield Note(place.why)
     names = source.names
-    if place.layer == names[-1]:
-        if options.at not in ("best", "smallest"):
+    answered = options.at in ANSWERED
+    asked = answered or options.readout is not None  # a read-out of its own is worth a file
+    if place.layer == names[-1] and not (asked and place.readout != source.document["readout"]):
+        if not answered:
             raise UsageError(f"nothing to cut: `{place.layer}` is the last block of {source.path}", hint=_last(names))
         yield Note(f"`{place.layer}` is the last block: nothing is cut")
         yield Result(str(source.path), _numbers(source, source.document, place, source.path.stat().st_size))
@@ -59,7 +65,7 @@ def run(given: Given, options: Options) -> Iterator[Event]:
     target = options.out or source.path.with_name(_file_name(source, place))
     dropped = len(source.entries) - sum(len(source.owners[name]) for name in kept)
     size = source.path.stat().st_size
-    told = f"keeps {', '.join(kept)}; drops {', '.join(names[len(kept) :])} ({dropped} tensors)"
+    told = f"keeps {', '.join(kept)}; drops {', '.join(names[len(kept) :]) or 'nothing'} ({dropped} tensors)"
     yield (Plan if options.dry_run else Note)(f"{told}: {size / 1e6:.1f} MB → {cut.size / 1e6:.1f} MB")
     if options.dry_run:
         _refuse_another(target, cut, options.force)
@@ -75,14 +81,16 @@ def _last(names: list[str]) -> str:
 
 def _write(source: Header, cut: header.Cut, target: Path, place: Place, force: bool) -> Iterator[Event]:
     identity = header.identity_of(cut.raw)
-    if _refuse_another(target, cut, force):
-        yield Note(f"{target} is this cut already")
-    else:
-        header.write_cut(source, cut, target)
+    make_folder(target.parent)
     run = run_of(target)
-    if run is not None:
-        facts = {"layer": place.layer, "readout": place.readout}
-        run.record(Step("guillotine", target.name, identity, identity, [source.identity], 0.0, now(), facts))
+    with run.lock(wait=30) if run is not None else nullcontext():
+        if _refuse_another(target, cut, force):
+            yield Note(f"{target} is this cut already")
+        else:
+            header.write_cut(source, cut, target)
+        if run is not None:
+            facts = {"layer": place.layer, "readout": place.readout}
+            run.record(Step("guillotine", target.name, identity, identity, [source.identity], 0.0, now(), facts))
 
 
 def _refuse_another(target: Path, cut: header.Cut, force: bool) -> bool:
@@ -100,8 +108,8 @@ def _refuse_another(target: Path, cut: header.Cut, force: bool) -> bool:
 
 def choose(source: Header, given: Given, options: Options) -> Place:
     """The block and read-out that the options mean for this checkpoint."""
-    blocks = {block["name"]: block for block in source.document["chain"]}
-    if options.at not in ("best", "smallest"):
+    blocks = dict(zip(source.names, source.document["chain"], strict=True))
+    if options.at not in ANSWERED:
         if options.within is not None or options.task is not None:
             raise UsageError(
                 "--task and --within go with `--at best` or `--at smallest`", hint="drop them, or --at best"
@@ -109,6 +117,8 @@ def choose(source: Header, given: Given, options: Options) -> Place:
         layer = resolve(options.at, source.names)
         sides = len(blocks[layer]["spatial"])
         return Place(layer, check_readout(options.readout, sides, layer) if options.readout else READOUTS[sides][0])
+    if options.at == "best" and options.within is not None:
+        raise UsageError("--within goes with `--at smallest`", hint="drop it, or --at smallest")
     results = _results_for(source, given)
     if options.at == "smallest":
         if options.within is None:
@@ -129,12 +139,20 @@ def _results_for(source: Header, given: Given) -> dict[str, Any]:
         if results["checkpoint"]["identity"] != source.identity:
             raise InputError(f"{given.results} was measured on another checkpoint than {source.path}", hint=_PROBE)
         return results
-    beside = sorted(source.path.parent.glob("probe-*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in beside:
-        results = read_results(file)
-        if results["checkpoint"]["identity"] == source.identity:
-            return results
+    for file in _results_beside(source.path):
+        with suppress(InputError):  # of another checkpoint, perhaps, and damaged
+            results = read_results(file)
+            if results["checkpoint"]["identity"] == source.identity:
+                return results
     raise InputError(f"no results for {source.path} beside it", hint=_PROBE)
+
+
+def _results_beside(checkpoint: Path) -> list[Path]:
+    """Results files in the checkpoint's folder, the newest first: by the run's order where it has one, then by time."""
+    run = run_of(checkpoint)
+    entered = [checkpoint.with_name(step.output) for step in run.steps() if step.stage == "probe"] if run else []
+    found = sorted(checkpoint.parent.glob("probe-*.json"), key=lambda file: file.stat().st_mtime)
+    return [*reversed([file for file in entered if file in found]), *(f for f in reversed(found) if f not in entered)]
 
 
 _PROBE = "`sslcut probe` measures its layers"

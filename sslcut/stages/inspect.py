@@ -10,7 +10,7 @@ from sslcut.inputs import Given
 
 def run(given: Given) -> Iterator[Event]:
     """Yield the checkpoint's blocks as a table of notes, then its path with everything as numbers."""
-    source = header.read(given.checkpoint)
+    source = header.read_network(given.checkpoint)
     document = source.document
     source.owners  # noqa: B018  raises where a tensor belongs to no block, which a listing must not hide
     for line in table(document):

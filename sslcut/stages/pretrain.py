@@ -14,9 +14,11 @@ from sslcut import checkpoint, header
 from sslcut.atomic import write_text
 from sslcut.data.images import Images, Task, describe
 from sslcut.data.opening import Opened, open_data, view_maker
+from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
-from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.errors import AbsentError, InputError, UsageError, suggestion
 from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method
 from sslcut.model.build import blueprint, build
 from sslcut.model.chain import Chain
@@ -44,42 +46,50 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
     """
     device = choose_device(options.device)
     directory = RunDir(options.out or Path("runs") / recipe.name)
-    start = recipe.dump()["from"]
-    key = recipe.stage_hash("pretrain", header.read(start).identity if start else "")
+    start, data = recipe.dump()["from"], recipe.dump()["data"]
+    key = recipe.stage_hash("pretrain", (header.read(start).identity if start else "") + data_fingerprint(data))
     target = directory.path / FILE
-    step = None if options.force else directory.find("pretrain", key)
     if options.dry_run:
-        if step is None and not options.force:
-            refuse_another(directory, key)
+        step = None if options.force else done_already(directory, key)
         yield from plan(recipe, device) if step is None else ()
         yield Plan(f"would write {target}" if step is None else f"{target} is done already")
         return
     with directory.lock():
+        step = None if options.force else done_already(directory, key)
         if step is not None:
             yield Note(f"{target} is done already")
         else:
-            if options.force:
-                forget(directory)
-            refuse_another(directory, key)
-            step = yield from _Training(recipe, directory, device, options.threads, key).run()
+            step = yield from _Training(recipe, directory, device, options, key).run()
         directory.record(step)
+        forget_state(directory)  # only now is the network itself safe
     yield Result(str(target), {"identity": step.identity, **step.facts})
 
 
-def forget(directory: RunDir) -> None:
-    """Drop a network and its training's state, so that the work is done again."""
-    for file in [directory.path / FILE, *(directory.path / "state").glob("*.safetensors")]:
+def forget_state(directory: RunDir) -> None:
+    """Drop the state to resume from."""
+    for file in (directory.path / "state").glob("*.safetensors"):
         file.unlink(missing_ok=True)
 
 
-def refuse_another(directory: RunDir, key: str) -> None:
-    """Raise UsageError where the directory holds another recipe's network, or its training half way."""
+def done_already(directory: RunDir, key: str) -> Step | None:
+    """The step that made the network that is here; None where there is none yet, or its training is half way.
+
+    Raises UsageError where the directory holds another recipe's network or half of its training, or a file that is not
+    the one that was written.
+    """
     hint = "--force replaces it, --out writes elsewhere"
+    step = directory.find("pretrain", key)
+    if step is not None and header.read(directory.path / FILE).identity == step.identity:
+        return step
+    state = checkpoint.load_state(directory.path / "state")
+    if state is not None and state[1]["hash"] == key:
+        return None  # begun here, with --force where another network stands beside it
     if (directory.path / FILE).exists():
-        raise UsageError(f"{directory.path / FILE} exists and is another recipe's", hint=hint)
-    found = checkpoint.load_state(directory.path / "state")
-    if found is not None and found[1]["hash"] != key:
+        whose = "another recipe's" if step is None else "not the file that was written"
+        raise UsageError(f"{directory.path / FILE} exists and is {whose}", hint=hint)
+    if state is not None:
         raise UsageError(f"{directory.path / 'state'} holds the interrupted training of another recipe", hint=hint)
+    return None
 
 
 def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
@@ -89,11 +99,15 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
     try:
         opened = open_data(document["data"], document["seed"])
-        size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
-        images = f", {max(len(opened.train) // train['batch_size'], 1) * train['epochs']:,} steps"
-        yield Plan(f"data: {describe(opened.dataset)}")
-    except InputError as absent:
+    except AbsentError as absent:
         yield Warn(f"the data is not here: {absent}")
+    else:
+        if METHODS.literal(document["method"]["name"], "uses_labels", False):
+            labels_for(document["method"], opened)
+        size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
+        steps = Sampler(len(opened.train), train["batch_size"], document["seed"]).steps * train["epochs"]
+        images = f", {steps:,} steps"
+        yield Plan(f"data: {describe(opened.dataset)}")
     blocks = costs(blueprint(model_document(document, classes)), size)
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
@@ -103,12 +117,12 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
 class _Training:
     """One training from an open recipe to a written checkpoint."""
 
-    def __init__(self, recipe: Recipe, directory: RunDir, device: torch.device, threads: int | None, key: str) -> None:
+    def __init__(self, recipe: Recipe, directory: RunDir, device: torch.device, options: Options, key: str) -> None:
         self.recipe, self.document = recipe, recipe.dump()
         self.directory, self.device, self.key = directory, device, key
-        self.state = checkpoint.load_state(directory.path / "state")
+        self.state = None if options.force else checkpoint.load_state(directory.path / "state")
         stored = directory.document() if self.state is not None else {}
-        self.threads = use_threads(threads or stored.get("threads"))
+        self.threads = use_threads(options.threads or stored.get("threads"))
         self.stored_precision = stored.get("precision")
         self.started = time.monotonic()
 
@@ -165,8 +179,11 @@ class _Training:
     ) -> Generator[Event, None, dict[str, Any]]:
         """Train through the epochs, writing metrics and states; returns the last epoch's numbers."""
         records = metrics_until(self.directory.path, self.state[1]["epoch"] if self.state is not None else 0)
-        if self.state is not None:
-            yield Note(f"resuming in epoch {self.state[1]['epoch'] + 1}")
+        write_metrics(self.directory.path, records)  # an earlier training's lines are not this one's
+        if self.state is None:
+            forget_state(self.directory)
+        else:
+            yield Note(f"resuming in epoch {min(self.state[1]['epoch'] + 1, self.document['train']['epochs'])}")
 
         def save(tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
             checkpoint.save_state(self.directory.path / "state", tensors, {**document, "hash": self.key})
@@ -177,10 +194,9 @@ class _Training:
                 records.append(event.numbers())
                 write_metrics(self.directory.path, records)
             yield event
-        for file in (self.directory.path / "state").glob("*.safetensors"):
-            file.unlink()
         last = records[-1] if records else {}
-        return {**last, "epochs": len(records), "images": len(records) * len(images)}
+        seen = Sampler(len(images), how.batch_size, how.seed)  # what an epoch's last batch leaves over is not seen
+        return {**last, "epochs": how.epochs, "images": how.epochs * seen.steps * seen.batch}
 
     def entry(self, history: list[dict[str, Any]], precision: Precision) -> dict[str, Any]:
         """This training's entry in the checkpoint's history."""
@@ -211,14 +227,20 @@ def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Te
     torch.manual_seed(document["seed"])
     chain = build(model_document(document, class_count(document["method"], opened.train)))
     method: Method = kind(chain, **options)
-    if not method.uses_labels:
-        return method, None
+    return method, labels_for(document["method"], opened) if method.uses_labels else None
+
+
+def labels_for(method: Mapping[str, Any], opened: Opened) -> Tensor:
+    """The labels (N,) that a method which uses labels learns from.
+
+    Raises InputError where the data has none, or where the probe would later test on images that were learnt from.
+    """
     if opened.dataset.test is None:
         raise InputError(
-            f"`{document['method']['name']}` learns from labels, and data `{opened.dataset.name}` has no test split",
+            f"`{method['name']}` learns from labels, and data `{opened.dataset.name}` has no test split",
             hint="hold images out: data.test: 500",
         )
-    return method, task_of(document["method"], opened.train).values
+    return task_of(method, opened.train).values
 
 
 def task_of(method: Mapping[str, Any], images: Images) -> Task:

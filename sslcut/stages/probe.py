@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from sslcut import checkpoint, header
-from sslcut.atomic import write_text
+from sslcut.atomic import make_folder, write_text
 from sslcut.data.images import FOLDS, Images, Subset, Task, content_hashes, describe, folds, labels_of
 from sslcut.data.opening import Joined, Opened, open_data
 from sslcut.data.strata import choose
 from sslcut.errors import InputError, UsageError, suggestion
 from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
 from sslcut.metrics.assemble import measure
@@ -41,17 +42,20 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     data that does not fit.
     """
     device = choose_device(options.device)
-    source = header.read(given.checkpoint)
+    source = header.read_network(given.checkpoint)
     layers = asked_layers(recipe.dump()["probe"]["layers"], source.names)
-    key = recipe.stage_hash("probe", source.identity)
+    key = recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
     target = options.out or source.path.with_name(file_name(source, recipe))
-    done = not options.force and done_already(target, key)
+    refuse_name(target)
     if options.dry_run:
+        done = not options.force and done_already(target, key)
         yield Plan(f"probe: {', '.join(layers)} of {source.path}, on {device}")
         yield Plan(f"{target} is done already" if done else f"would write {target}")
         return
+    make_folder(target.parent)
     directory = run_of(target)
     with directory.lock() if directory is not None else nullcontext():
+        done = not options.force and done_already(target, key)
         if done:
             yield Note(f"{target} is done already")
         else:
@@ -71,20 +75,39 @@ def enter(directory: RunDir, results: dict[str, Any], target: Path, key: str, se
 
 
 def asked_layers(asked: str | Sequence[str], names: Sequence[str]) -> list[str]:
-    """The blocks to measure, in the network's order; raises UsageError for one that it does not have."""
+    """The blocks to measure, in the network's order, the reference among them; UsageError for one it does not have."""
     if asked == "all":
         return measured(names)
-    wanted = {resolve(name, names) for name in asked}
+    wanted = {resolve(name, names) for name in asked} | {backbone_end(names)}
     return [name for name in names if name in wanted]
 
 
 def file_name(source: Header, recipe: Recipe) -> str:
     """`probe-<stem>.json`, with the data's name where it is not the data that the network was trained on."""
     data = recipe.stored()["data"]
-    trained_on = (source.document.get("recipe") or {}).get("data", {})
-    other = (data["name"], data.get("root")) != (trained_on.get("name"), trained_on.get("root"))
     about = "-".join(part for part in (data["name"], Path(data.get("root") or "").name) if part)
-    return f"probe-{source.path.stem}{f'-{about}' if other else ''}.json"
+    return f"probe-{source.path.stem}{'' if on_own_data(source, recipe) else f'-{about}'}.json"
+
+
+def on_own_data(source: Header, recipe: Recipe) -> bool:
+    """Whether the data is the one that the network was trained on."""
+    data, trained_on = recipe.stored()["data"], (source.document.get("recipe") or {}).get("data", {})
+    return (data["name"], data.get("root")) == (trained_on.get("name"), trained_on.get("root"))
+
+
+def refuse_name(target: Path) -> None:
+    """Raise UsageError where results cannot be called so, or their predictions would replace a checkpoint."""
+    predictions = target.with_suffix(".safetensors")
+    if target.suffix != ".json":
+        raise UsageError(f"results are JSON, and {target} is no name for it", hint=f"--out {target.stem}.json")
+    try:
+        free = not predictions.exists() or header.read(predictions).document.get("kind") == "predictions"
+    except InputError:
+        free = False
+    if not free:
+        raise UsageError(
+            f"the predictions would replace {predictions}, which is something else", hint="choose another --out"
+        )
 
 
 def done_already(target: Path, key: str) -> bool:
@@ -111,7 +134,7 @@ class Rows:
 
 
 def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
-    """The images that fit (at most `probe.train`), those that validate, then those that test (at most `probe.test`).
+    """The images that fit (at most `probe.train`), those that validate, then those that test (`probe.test`).
 
     Without a test split every image does all three in turn, in five folds. Raises UsageError for an unknown task.
     """
@@ -122,10 +145,12 @@ def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
         split = [_fold(parts, k) for k in range(FOLDS)]
         return Rows(images, split, asked_tasks(images, probe["tasks"]))
     fit = capped(train, opened.fit, probe["train"], seed)
+    share = len(fit) / len(opened.fit)  # a cap shrinks validation alike
+    validation = capped(train, opened.validation, max(1, round(share * len(opened.validation))), seed)
     tested = capped(test, torch.arange(len(test)), probe["test"], seed)
-    joined = Joined(Subset(train, torch.cat([fit, opened.validation])), Subset(test, tested))
+    joined = Joined(Subset(train, torch.cat([fit, validation])), Subset(test, tested))
     at = torch.arange(len(joined))
-    middle = len(fit) + len(opened.validation)
+    middle = len(fit) + len(validation)
     return Rows(joined, [Fold(at[: len(fit)], at[len(fit) : middle], at[middle:])], asked_tasks(joined, probe["tasks"]))
 
 
@@ -184,7 +209,7 @@ class _Probing:
         started = time.monotonic()
         network = checkpoint.load(self.source.path)
         seed = self.document["seed"]
-        opened = open_data(self.document["data"], seed, size=network.input.size)
+        opened = open_data(self.document["data"], self.division_seed(), size=network.input.size)
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
         rows = rows_of(opened, self.probe, seed)
@@ -196,7 +221,7 @@ class _Probing:
             rows.tasks,
             rows.folds,
             reference=self.reference(network),
-            end=next(tap for tap in wanted if tap[0] == self.layers[-1]),
+            end=self.end(network, wanted),
             group=rows.images.group,
             probes=self.probe["probes"],
             measures=self.probe["measures"],
@@ -228,6 +253,17 @@ class _Probing:
         if part_of(names[-1]) != "backbone" or names[-1] == self._trained_end():
             return backbone_end(names), "vector"
         return names[-1], network.readout
+
+    def end(self, network: Network, wanted: list[Tap]) -> Tap:
+        """The network's end: its last block that can be measured, by the file's own read-out where it is the last."""
+        last = measured(network.names)[-1]
+        own = (network.names[-1], network.readout)
+        return own if last == own[0] else next((tap for tap in wanted if tap[0] == last), (last, "vector"))
+
+    def division_seed(self) -> int:
+        """The seed that divides the data: the training's on its own data, or this would test on what it trained on."""
+        trained = (self.source.document.get("recipe") or {}).get("seed", self.document["seed"])
+        return trained if on_own_data(self.source, self.recipe) else self.document["seed"]
 
     def _trained_end(self) -> str:
         return blueprint(self.source.document["model"]).backbone
