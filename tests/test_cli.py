@@ -117,7 +117,7 @@ def test_a_dry_run_lists_data_that_is_not_here_as_a_warning(tmp_path):
         (["pretrain", "--set", "method=simclear"], 2, "did you mean `simclr`"),
         (["pretrain", "--device", "tpu"], 2, "no device `tpu`"),
         (["pretrain", "defualt"], 2, "did you mean `default`"),
-        (["pretrain", "--set", "train.epochs=2"], 2, "exists and was made by another recipe or from other data"),
+        (["pretrain", "--set", "train.epochs=2"], 2, "exists and is another recipe's"),
         (["pretrain", "--data", "nowhere", "-o", "elsewhere"], 3, "nowhere"),
         (["probe", "--set", "probe.layers=[layer7]", "-o", "x.json"], 2, "unknown layer `layer7`"),
         (["probe", "--set", "probe.tasks=[colour]", "-o", "x.json"], 2, "no task `colour`"),

@@ -85,7 +85,7 @@ def done_already(directory: RunDir, key: str) -> Step | None:
     if state is not None and state[1]["hash"] == key:
         return None  # begun here, with --force where another network stands beside it
     if (directory.path / FILE).exists():
-        whose = "another recipe's" if step is None else "not the file that was written"
+        whose = "another recipe's, or from other data" if step is None else "not the file that was written"
         raise UsageError(f"{directory.path / FILE} exists and is {whose}", hint=hint)
     if state is not None:
         raise UsageError(f"{directory.path / 'state'} holds the interrupted training of another recipe", hint=hint)
