@@ -93,7 +93,7 @@ def pretrain(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
-    """Train a network by a recipe; prints the checkpoint's path.
+    """Train a network by a recipe. Prints the checkpoint's path.
 
     Example: sslcut pretrain --set train.epochs=2 --set 'method={name: vicreg}'
     """
@@ -117,7 +117,7 @@ def guillotine(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
-    """Cut a checkpoint at a named layer, which is kept; prints the new checkpoint's path.
+    """Cut a checkpoint at a named layer. The layer is kept; prints the new checkpoint's path.
 
     Example: sslcut guillotine runs/default/pretrain.safetensors --at layer4
     """
@@ -140,7 +140,7 @@ def probe(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
-    """Measure every layer of a checkpoint at once; prints the results file's path.
+    """Measure every layer of a checkpoint. Prints the results file's path.
 
     Example: sslcut probe runs/default/pretrain.safetensors --set 'probe.readouts=[avg, grid2]'
     """
@@ -167,7 +167,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
-    """Write tables and figures of one or several results; prints the report's path.
+    """Write tables and figures of results. Prints the report's path.
 
     Example: sslcut report runs/default runs/vicreg-shapes --out comparison
     """
@@ -193,7 +193,7 @@ def run(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
-    """Do a recipe's stages in order: pretrain, probe, guillotine, report; prints the report's path.
+    """Do all of a recipe's stages in order. Pretrain, probe, guillotine, report; prints the report's path.
 
     Example: sslcut run
     """
@@ -212,7 +212,7 @@ def inspect(
     out: OutOption = None,
     seed: SeedOption = None,
 ) -> Iterator[Event]:
-    """List a checkpoint's layers and their cost; or draw what a recipe's network sees.
+    """List a checkpoint's layers and their cost. With --data, draw what a recipe's network sees.
 
     Example: sslcut inspect runs/default/pretrain.safetensors
     """
@@ -231,7 +231,7 @@ def inspect(
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", show_default=False)] = None,
 ) -> None:
-    """List the bundled recipes, or print one to stdout.
+    """List the bundled recipes, or print one.
 
     Example: sslcut recipes default > mine.yaml
     """

@@ -10,14 +10,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sslcut.atomic import machine_fault, make_folder, write_text
-from sslcut.errors import InputError, UsageError
+from sslcut.errors import InputError, MachineError, UsageError
 
 RUN_FILE = "run.json"
 CHECKPOINT_STAGES = ("pretrain", "guillotine", "resize", "import")
@@ -83,6 +83,11 @@ class RunDir:
             kept = [old for old in document["stages"] if old["output"] != step.output]
             self._write({**document, "stages": [*kept, asdict(step)]})
 
+    def keep(self, step: Step) -> None:
+        """Enter a step that was kept at the end; a directory that cannot be written stays as it is."""
+        with suppress(MachineError):
+            self.record(step)
+
     def remember(self, **facts: Any) -> None:
         """Store facts about the run beside its stages: the precision chosen, the threads."""
         with self.lock(wait=30):
@@ -99,7 +104,7 @@ class RunDir:
         """
         make_folder(self.path)
         file = str((self.path / ".lock").resolve())
-        if file in _HELD:
+        if file in _HELD or not os.access(self.path, os.W_OK):  # where nobody can write, nobody can be in the way
             yield
             return
         descriptor = _acquire(file, wait)

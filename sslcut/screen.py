@@ -174,9 +174,16 @@ def _as_fault(error: Exception) -> SslcutError | None:
 
 
 def _out(text: str) -> None:
-    if sys.stdout is not None:  # a caller may have closed it
+    if sys.stdout is None:  # a caller may have closed it
+        return
+    try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _abandon_stdout()
+        raise MachineError(f"cannot write to stdout: {error.strerror}", hint=f"the result is {text[:200]}") from error
 
 
 def _err(text: str) -> None:

@@ -3,11 +3,10 @@ import struct
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from cli import sslcut, tiny
-from PIL import Image
+from pictures import photographs
 
 from sslcut import checkpoint, header
 from sslcut.atomic import write_text
@@ -16,17 +15,6 @@ from sslcut.events import Result
 from sslcut.options import Options
 from sslcut.recipe import load
 from sslcut.stages import guillotine, pretrain
-
-
-def photographs(folder: Path, classes: int, each: int) -> Path:
-    drawn = np.random.default_rng(0)
-    for label in range(classes):
-        inner = folder / f"c{label}" if classes > 1 else folder
-        inner.mkdir(parents=True)
-        for index in range(each):
-            pixels = drawn.integers(0, 200, (16, 16, 3), dtype=np.uint8) + np.uint8(20 * label)
-            Image.fromarray(pixels).save(inner / f"{index}.png")
-    return folder
 
 
 def recipe(*sets: str):

@@ -1,7 +1,10 @@
 """The command line as a shell or a person may start it: streams closed, the wrong file given, classes in order."""
 
+import subprocess
+import sys
+
 from cli import shell, sslcut
-from test_spine import photographs
+from pictures import photographs
 
 from sslcut.recipe import load
 from sslcut.stages import draw
@@ -33,3 +36,11 @@ def test_the_picture_of_the_data_shows_every_class_of_a_folder(tmp_path, monkeyp
     recipe = load("folder", ["data.size=16"], folder=tmp_path / "mine")
     assert [*draw.run(recipe, tmp_path / "views.png")]
     assert set(captions) == {"c0", "c1", "c2"}
+
+
+def test_a_full_stdout_is_named_and_the_result_told(tiny_copy):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "sslcut", "inspect"]
+        done = subprocess.run(command, cwd=tiny_copy, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 5
+    assert b"cannot write to stdout" in done.stderr and b"pretrain" in done.stderr

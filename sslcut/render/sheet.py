@@ -1,6 +1,8 @@
 """A contact sheet: images beside the views that a network is shown of them, large enough to be looked at."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -53,13 +55,21 @@ def _strip(pictures: Sequence[Tensor], caption: str) -> Image.Image:
     drawn = [_picture(picture) for picture in pictures]
     side = max(picture.height for picture in drawn)
     strip = Image.new("RGB", (len(drawn) * (side + GAP) - GAP, LINE + side), PAPER)
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=11)
+    draw, font = ImageDraw.Draw(strip), _font()
     while caption and draw.textlength(caption, font=font) > strip.width:
         caption = caption[:-2].rstrip("…") + "…" if len(caption) > 2 else ""
     draw.text((0, 0), caption, fill=INK, font=font)
     for place, picture in enumerate(drawn):
         strip.paste(picture, (place * (side + GAP), LINE))
     return strip
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of the system's that knows most scripts, else Pillow's own, which knows few."""
+    with suppress(OSError):
+        return ImageFont.truetype("DejaVuSans.ttf", 11)
+    return ImageFont.load_default(size=11)
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -84,13 +84,16 @@ def _write(source: Header, cut: header.Cut, target: Path, place: Place, force: b
     make_folder(target.parent)
     run = run_of(target)
     with run.lock(wait=30) if run is not None else nullcontext():
+        facts = {"layer": place.layer, "readout": place.readout}
+        step = Step("guillotine", target.name, identity, identity, [source.identity], 0.0, now(), facts)
         if _refuse_another(target, cut, force):
             yield Note(f"{target} is this cut already")
+            enter = run.keep if run is not None else None
         else:
             header.write_cut(source, cut, target)
-        if run is not None:
-            facts = {"layer": place.layer, "readout": place.readout}
-            run.record(Step("guillotine", target.name, identity, identity, [source.identity], 0.0, now(), facts))
+            enter = run.record if run is not None else None
+        if enter is not None:
+            enter(step)
 
 
 def _refuse_another(target: Path, cut: header.Cut, force: bool) -> bool:

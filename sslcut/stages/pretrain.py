@@ -1,6 +1,7 @@
 """Train a network by a recipe, and write it as a checkpoint."""
 
 import json
+import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from sslcut.data.images import Images, Task, describe
 from sslcut.data.opening import Opened, open_data, view_maker
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
-from sslcut.errors import AbsentError, InputError, UsageError, suggestion
+from sslcut.errors import AbsentError, InputError, MachineError, UsageError, suggestion
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method
@@ -35,6 +36,7 @@ from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
 FILE = "pretrain.safetensors"
+STATE_COPIES = 3  # of the weights, in a state: themselves and up to two moments
 TIMES = ("seconds", "images_per_second")  # stand in run.json alone, so that the same work gives the same bytes
 
 
@@ -58,9 +60,10 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
         step = None if options.force else done_already(directory, key)
         if step is not None:
             yield Note(f"{target} is done already")
+            directory.keep(step)
         else:
             step = yield from _Training(recipe, directory, device, options, key).run()
-        directory.record(step)
+            directory.record(step)
         forget_state(directory)  # only now is the network itself safe
     yield Result(str(target), {"identity": step.identity, **step.facts})
 
@@ -133,6 +136,7 @@ class _Training:
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
         method, labels = make_method(document, opened)
+        need_space(self.directory.path, method)
         history = yield from start_from(method.chain, document["from"])
         views = view_maker(document["views"], opened, document["seed"])
         precision = self.precision(method.to(self.device), opened.train, labels, views)
@@ -215,6 +219,17 @@ class _Training:
             "threads": self.threads,
             "precision": precision.name,
         }
+
+
+def need_space(folder: Path, method: Method) -> None:
+    """Raise MachineError, before any work, where the disk has no room for the checkpoint and two states."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in method.state_dict().values())
+    needed, free = (1 + 2 * STATE_COPIES) * weights, shutil.disk_usage(folder).free
+    if free < needed:
+        raise MachineError(
+            f"{folder} has {free / 1e6:,.1f} MB free, checkpoint and state to resume from take {needed / 1e6:,.1f}",
+            hint="free some space, or write elsewhere with --out",
+        )
 
 
 def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:

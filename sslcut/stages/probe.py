@@ -63,15 +63,14 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
             yield from _Probing(source, recipe, layers, device, key, target).run(directory)
         results = read_results(target)
         if directory is not None and done:
-            enter(directory, results, target, key)
+            directory.keep(directory.find("probe", key) or step_of(results, target, 0.0))
     yield Result(str(target), results)
 
 
-def enter(directory: RunDir, results: dict[str, Any], target: Path, key: str, seconds: float = 0.0) -> None:
-    """Enter a probe at the end of its run directory's steps, with its first duration where it was kept."""
-    old = directory.find("probe", key)
-    spent = seconds or (old.seconds if old is not None else 0.0)
-    directory.record(Step("probe", target.name, key, key, [results["checkpoint"]["identity"]], spent, now()))
+def step_of(results: dict[str, Any], target: Path, seconds: float) -> Step:
+    """The probe that gave these results, as its run directory enters it."""
+    key = results["hash"]
+    return Step("probe", target.name, key, key, [results["checkpoint"]["identity"]], seconds, now())
 
 
 def asked_layers(asked: str | Sequence[str], names: Sequence[str]) -> list[str]:
@@ -120,7 +119,7 @@ def done_already(target: Path, key: str) -> bool:
         same = False
     if not same:
         hint = "--force replaces it, --out writes elsewhere"
-        raise UsageError(f"{target} exists and is something else", hint=hint)
+        raise UsageError(f"{target} exists and holds results of another checkpoint, data or options", hint=hint)
     return same
 
 
@@ -237,7 +236,7 @@ class _Probing:
         results = {**self.about(opened, rows), **reference, **results, "cost": self.cost(network)}
         self.write({key: results[key] for key in ORDER}, predictions, rows)
         if directory is not None:
-            enter(directory, results, self.target, self.key, round(time.monotonic() - started, 2))
+            directory.record(step_of(results, self.target, round(time.monotonic() - started, 2)))
 
     def wanted(self, network: Network) -> list[Tap]:
         """Every layer and read-out to measure, the file's own read-out of its last block among them."""
