@@ -167,12 +167,23 @@ def _spread_of(values: Sequence[float | None]) -> Spread | None:
 
 
 def chosen_over_seeds(group: Group, task: str) -> tuple[Place, Spread, Spread | None] | None:
-    """The place with the highest mean validation score over the seeds: it, its test score and its gain."""
+    """The place with the highest mean validation score over the seeds: it, its test score and its gain.
+
+    Where several share it (a map's average is what the pool gives), the reference stands for them.
+    """
     told = {place: entry for place, entry in over_seeds(group, task).items() if entry[2] is not None}
     told = {place: entry for place, entry in told.items() if place[0] in group.documents[0].layers}
     if not told:
         return None
-    (layer, readout), (score, gain, _) = max(told.items(), key=lambda item: item[1][2].mean if item[1][2] else 0.0)
+    reference = group.documents[0].reference
+    own = (reference.layer, reference.readout) if reference is not None else None
+
+    def rank(place: tuple[str, str]) -> tuple[float, bool]:
+        validated = told[place][2]
+        return round(validated.mean if validated else 0.0, 6), place == own
+
+    layer, readout = max(told, key=rank)
+    score, gain, _ = told[layer, readout]
     return Place(layer=layer, readout=readout), score, gain
 
 
