@@ -1,6 +1,7 @@
 """The whole pipeline on real images at small scale: Fashion-MNIST, and a folder such as users have."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,12 @@ def test_a_root_is_kept_whole_in_the_recipe_file_and_by_its_last_name_in_the_che
     assert sslcut("pretrain", "folder", "--data", clipart, *sets, "-o", "out", cwd=tmp_path).returncode == 0
     assert str(clipart) in (tmp_path / "out/recipe.yaml").read_text()
     assert str(clipart.parent).encode() not in (tmp_path / "out/pretrain.safetensors").read_bytes()
-    elsewhere = sslcut("probe", "out", cwd=tmp_path)
+    assert sslcut("probe", "out", cwd=tmp_path).returncode == 0  # the run's recipe file knows the way
+    (tmp_path / "sent").mkdir()
+    shutil.copy(tmp_path / "out/pretrain.safetensors", tmp_path / "sent/net.safetensors")
+    elsewhere = sslcut("probe", "sent/net.safetensors", cwd=tmp_path)
     assert elsewhere.returncode == 3 and "--data" in elsewhere.stderr
-    assert sslcut("probe", "out", "--data", clipart, cwd=tmp_path).returncode == 0
+    assert sslcut("probe", "sent/net.safetensors", "--data", clipart, cwd=tmp_path).returncode == 0
 
 
 def test_a_class_too_small_is_named_and_left_out_only_when_told_to(tmp_path):
