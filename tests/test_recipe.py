@@ -333,8 +333,8 @@ def test_a_stored_recipe_loads_as_itself_with_settings_over_it():
 
 
 def test_a_checkpoint_learns_no_absolute_path():
-    recipe = load("folder", ["from=/home/me/runs/a.safetensors"], folder="/home/me/cats")
-    assert (recipe.dump()["data"]["root"], recipe.dump()["from"]) == ("/home/me/cats", "/home/me/runs/a.safetensors")
+    recipe = load("folder", ["from=/data/me/runs/a.safetensors"], folder="/data/me/cats")
+    assert (recipe.dump()["data"]["root"], recipe.dump()["from"]) == ("/data/me/cats", "/data/me/runs/a.safetensors")
     assert (recipe.stored()["data"]["root"], recipe.stored()["from"]) == ("cats", "a.safetensors")
     assert load("folder", folder="data/cats").stored()["data"]["root"] == "data/cats"
 

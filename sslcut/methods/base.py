@@ -1,5 +1,6 @@
 """What a training method is: how views become z, and what z costs."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from sslcut.errors import UsageError
 from sslcut.model.chain import Chain
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A network (`chain`) and a loss over its last output; a subclass writes `loss` and what it declares.
 
     A method's options are the keyword-only parameters of its `__init__`. Teachers, queues and centres are modules or
@@ -55,9 +56,9 @@ class Method(nn.Module):
             found.update(zip(groups, torch.split(h, [len(x) for x in images]), strict=True))
         return [found[group] for group in range(len(crops))]
 
+    @abstractmethod
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The loss of z (V, B, D), a scalar. Called with autocast off and z in float32."""
-        raise NotImplementedError
 
     def before_step(self, progress: float) -> None:
         """Called between the backward pass and the optimiser's step; `progress` runs from 0 to 1."""

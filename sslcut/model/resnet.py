@@ -4,6 +4,7 @@ The last block's width is the lever of arXiv 2304.05369: only its last convoluti
 shortcut change.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -31,14 +32,14 @@ class Stem(Block):
         return self.maxpool(F.relu_(self.bn1(self.conv1(x))))
 
 
-class Residual(Block):
+class Residual(Block, ABC):
     """A branch of convolutions plus the shortcut, then ReLU: (B, inputs, H, W) → (B, outputs, H/stride, W/stride)."""
 
     downsample: nn.Sequential | None
 
+    @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
         """The convolutions, up to the last batch norm; a tensor of its own, which the sum may overwrite."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.branch(x)
