@@ -5,11 +5,12 @@ from contextlib import redirect_stdout
 from inspect import isclass, signature
 from pathlib import Path
 from sys import stderr
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 from torchvision import datasets
 
@@ -27,9 +28,9 @@ def load(
     root: str | None = None,
     dataset: str = "CIFAR10",
     arguments: dict[str, str | int] | None = None,
-    size: int = 32,
-    train: int | None = None,
-    test: int | None = None,
+    size: Annotated[int, Field(ge=1)] = 32,
+    train: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[int, Field(ge=1)] | None = None,
     download: bool = False,
 ) -> Dataset:
     """Any classification set of torchvision; `arguments` are those of its class that only it has.

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sslcut.data.decode import SUFFIXES, decode_files
@@ -39,9 +40,9 @@ def load(
     *,
     seed: int,
     root: str | None = None,
-    size: int = 32,
-    train: int | None = None,
-    test: int | None = None,
+    size: Annotated[int, Field(ge=1)] = 32,
+    train: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[int, Field(ge=1)] | None = None,
     skip_bad: bool = False,
     skip_small: bool = False,
 ) -> Dataset:

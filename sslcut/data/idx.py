@@ -7,10 +7,12 @@ from contextlib import redirect_stdout
 from math import prod
 from pathlib import Path
 from sys import stderr
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sslcut.data.decode import resized
 from sslcut.data.images import ArrayImages, Dataset, Images, Task
@@ -36,9 +38,9 @@ def load_fashion_mnist(
     *,
     seed: int,
     root: str | None = None,
-    size: int = 28,
-    train: int | None = None,
-    test: int | None = None,
+    size: Annotated[int, Field(ge=1)] = 28,
+    train: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[int, Field(ge=1)] | None = None,
     download: bool = False,
 ) -> Dataset:
     """Fashion-MNIST: 70,000 photographs of clothes, 28 × 28, from Debian's package, a folder, or torchvision."""
@@ -51,9 +53,9 @@ def load_mnist(
     *,
     seed: int,
     root: str | None = None,
-    size: int = 28,
-    train: int | None = None,
-    test: int | None = None,
+    size: Annotated[int, Field(ge=1)] = 28,
+    train: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[int, Field(ge=1)] | None = None,
     download: bool = False,
 ) -> Dataset:
     """MNIST: 70,000 handwritten digits, 28 × 28, from a folder or torchvision."""

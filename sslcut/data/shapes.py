@@ -12,11 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import cos, pi, sin, sqrt
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from sslcut.data.images import ArrayImages, Dataset, Task
@@ -124,7 +125,13 @@ SHAPES = (
 )
 
 
-def load(*, seed: int, size: int = 32, train: int = 20000, test: int = 5000) -> Dataset:
+def load(
+    *,
+    seed: int,
+    size: Annotated[int, Field(ge=8, le=512)] = 32,
+    train: Annotated[int, Field(ge=1)] = 20000,
+    test: Annotated[int, Field(ge=1)] = 5000,
+) -> Dataset:
     """Procedural shapes: seven independent factors, each a task."""
     if not SIZES[0] <= size <= SIZES[1]:
         raise UsageError(f"data.size {size} is not in {SIZES[0]} … {SIZES[1]}", hint="shapes are drawn at these sizes")

@@ -2,9 +2,10 @@
 
 import csv as text
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sslcut.data.decode import decode_files
@@ -38,9 +39,9 @@ def load(
     kinds: dict[str, Literal["class", "number", "angle"]] | None = None,
     group: str | None = None,
     split: str | None = None,
-    size: int = 32,
-    train: int | None = None,
-    test: int | None = None,
+    size: Annotated[int, Field(ge=1)] = 32,
+    train: Annotated[int, Field(ge=1)] | None = None,
+    test: Annotated[int, Field(ge=1)] | None = None,
     skip_bad: bool = False,
     skip_small: bool = False,
 ) -> Dataset:
