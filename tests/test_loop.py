@@ -21,7 +21,7 @@ from sslcut.methods.supervised import Supervised
 from sslcut.model.build import build
 from sslcut.registry import METHODS, OPTIMISERS
 from sslcut.training import loop, world
-from sslcut.training.loop import Epoch, Plan, duration, effective_rank, train
+from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
 from sslcut.training.state import Position, capture, restore
 from sslcut.training.world import Precision, all_finite, choose_device, choose_precision, use_threads
 
@@ -343,9 +343,9 @@ def test_finiteness_looks_at_every_floating_tensor():
 
 
 def test_the_effective_rank_counts_directions():
-    assert effective_rank(torch.eye(8)[:5]) == pytest.approx(5, rel=1e-4)
-    assert effective_rank(torch.ones(20, 6)) == pytest.approx(1, abs=1e-4)
-    assert effective_rank(torch.zeros(4, 4)) == pytest.approx(1, abs=1e-4)
+    assert rank_of(torch.eye(8)[:5]) == pytest.approx(5, rel=1e-4)
+    assert rank_of(torch.ones(20, 6)) == pytest.approx(1, abs=1e-4)
+    assert rank_of(torch.zeros(4, 4)) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(30, 7), (7, 30)])
@@ -353,7 +353,7 @@ def test_the_effective_rank_is_rankme_of_the_singular_values(shape):
     z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     singular = torch.linalg.svdvals(z.double())
     share = singular / singular.sum() + 1e-7
-    assert effective_rank(z) == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-5)
+    assert rank_of(z) == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-5)
 
 
 def test_a_time_to_wait_is_said_in_words():

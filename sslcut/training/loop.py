@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from sslcut.errors import DivergedError, InputError
 from sslcut.events import Event, Progress, Warn
 from sslcut.interrupts import Interrupts, deferred
 from sslcut.methods.base import Method
+from sslcut.metrics.geometry import effective_rank
 from sslcut.registry import UPDATES
 from sslcut.schedules import LrScaling, warmup_cosine
 from sslcut.training.optim import build_optimizer, set_lr
@@ -198,7 +199,7 @@ class _Run:
         self.check_finite()
         position, steps = self.position, self.sampler.steps
         assert position.loss is not None
-        loss, rank = position.loss.item() / steps, effective_rank(z.flatten(0, -2))
+        loss, rank = position.loss.item() / steps, rank_of(z.flatten(0, -2))
         seconds = time.monotonic() - start
         pace = (steps - first) * self.sampler.batch / seconds
         number = position.epoch + 1
@@ -213,16 +214,10 @@ class _Run:
             )
 
 
-def effective_rank(z: Tensor) -> float:
-    """How many directions the rows of z (N, D) use, 1 to min(N, D): the exponential of their spectral entropy.
-
-    Uncentred, from the eigenvalues of the smaller Gram matrix in float64. RankMe (arXiv 2210.02885).
-    """
-    z = z.double()
-    gram = z.T @ z if z.shape[1] <= z.shape[0] else z @ z.T
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    share = singular / singular.sum().clamp(min=1e-300) + 1e-7
-    return float((-(share * share.log()).sum()).exp())
+def rank_of(z: Tensor) -> float:
+    """RankMe of the rows of z (N, D), as the probe measures it; 1 where all of them are zero, wholly collapsed."""
+    rank = effective_rank(z)
+    return 1.0 if isnan(rank) else rank
 
 
 def duration(seconds: float) -> str:
