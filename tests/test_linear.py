@@ -14,6 +14,8 @@ from sslcut.metrics.logistic import logistic
 from sslcut.metrics.ridge import ridge
 from sslcut.metrics.score import choosing_metric
 
+MEMORY = 10**9
+
 
 def problem(rows=400, width=20, classes=4, signal=1.0, seed=0):
     """Correlated features with classes that shift them."""
@@ -101,7 +103,8 @@ def test_a_layer_that_is_constant_predicts_the_commonest_class_and_the_mean():
     hidden = factors(200)
     fold, tasks = one_fold(200), tasks_of(hidden)
     fits = {
-        fit.task: fit for fit in linear([Layer("dead", "avg", torch.ones(200, 4))], tasks, [fold], scale="standard")
+        fit.task: fit
+        for fit in linear([Layer("dead", "avg", torch.ones(200, 4))], tasks, [fold], scale="standard", memory=MEMORY)
     }
     assert (fits["kind"].tested[fold.test] == tasks["kind"].values[fold.final].mode().values).all()
     torch.testing.assert_close(fits["turn"].tested[fold.test][0], tasks["turn"].values[fold.final].mean(dim=0))
@@ -110,7 +113,7 @@ def test_a_layer_that_is_constant_predicts_the_commonest_class_and_the_mean():
 def test_every_kind_of_task_is_read_from_a_layer_that_shows_it():
     hidden = factors()
     fold, tasks = one_fold(600), tasks_of(hidden)
-    fits = {fit.task: fit for fit in linear([layer(hidden, "h", 0.05)], tasks, [fold], scale="standard")}
+    fits = {fit.task: fit for fit in linear([layer(hidden, "h", 0.05)], tasks, [fold], scale="standard", memory=MEMORY)}
     assert (fits["kind"].tested[fold.test] == tasks["kind"].values[fold.test]).float().mean() > 0.9
     error = (fits["size"].tested - tasks["size"].values)[fold.test]
     assert error.nanmean().abs() < 0.1 and error[~error.isnan()].std() < 0.2
@@ -125,7 +128,7 @@ def test_test_labels_change_nothing():
     spoilt[fold.test] = 2 - spoilt[fold.test]
     layers = [layer(hidden, "h", 0.5)]
     honest, other = (
-        linear(layers, {"kind": Task("class", values, ("a", "b", "c"))}, [fold], scale="standard")[0]
+        linear(layers, {"kind": Task("class", values, ("a", "b", "c"))}, [fold], scale="standard", memory=MEMORY)[0]
         for values in (tasks["kind"].values, spoilt)
     )
     assert torch.equal(honest.tested[fold.test], other.tested[fold.test]) and honest.chosen == other.chosen
@@ -135,9 +138,13 @@ def test_unlabelled_rows_are_neither_learnt_from_nor_counted():
     hidden = factors()
     fold, values = one_fold(600), tasks_of(hidden)["kind"].values
     values[fold.train[::2]] = -1
-    fit = linear([layer(hidden, "h", 0.1)], {"kind": Task("class", values, ("a", "b", "c"))}, [fold], scale="standard")[
-        0
-    ]
+    fit = linear(
+        [layer(hidden, "h", 0.1)],
+        {"kind": Task("class", values, ("a", "b", "c"))},
+        [fold],
+        scale="standard",
+        memory=MEMORY,
+    )[0]
     assert fit.rows == len(fold.final) - len(fold.train[::2])
     assert fit.tested[fold.test].min() >= 0
 
@@ -145,7 +152,9 @@ def test_unlabelled_rows_are_neither_learnt_from_nor_counted():
 def test_cross_fitting_predicts_every_row_by_a_fit_that_did_not_see_it():
     values = torch.randint(2, (100,), generator=generator(0))
     identity = Layer("rows", "avg", torch.eye(100))  # what a fit has seen of a row, it knows by heart
-    fit = linear([identity], {"coin": Task("class", values, ("no", "yes"))}, cross_folds(100), scale="raw")[0]
+    fit = linear(
+        [identity], {"coin": Task("class", values, ("no", "yes"))}, cross_folds(100), scale="raw", memory=MEMORY
+    )[0]
     assert 0.25 < (fit.tested == values).float().mean() < 0.75
     assert 0.25 < (fit.validated == values).float().mean() < 0.75
     assert fit.rows == 80
@@ -187,4 +196,6 @@ def test_features_that_are_not_finite_are_an_error_naming_the_layer():
     features = torch.ones(20, 3)
     features[4, 1] = torch.inf
     with pytest.raises(InputError, match="layer `layer3.0` .* not finite for 1 images"):
-        linear([Layer("layer3.0", "avg", features)], tasks_of(factors(20)), [one_fold(20)], scale="standard")
+        linear(
+            [Layer("layer3.0", "avg", features)], tasks_of(factors(20)), [one_fold(20)], scale="standard", memory=MEMORY
+        )

@@ -38,18 +38,19 @@ class Study:
     validation: Part
     scale: str
     seed: int
+    memory: int
 
     def call(
         self, registry: Registry, choice: Choice, layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]
     ) -> Any:
         """What a registered probe or measure gives for one layer, with the options that the recipe chose.
 
-        Of its keyword-only parameters without a default, `scale` and `seed` are filled in.
+        Of its keyword-only parameters without a default, `scale`, `seed` and `memory` are filled in.
         """
         options = {} if isinstance(choice, str) else {key: value for key, value in choice.items() if key != "name"}
         member = registry.load(_name(choice))
         wanted = [p.name for p in inspect.signature(member).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        given = {name: getattr(self, name) for name in ("scale", "seed") if name in wanted}
+        given = {name: getattr(self, name) for name in ("scale", "seed", "memory") if name in wanted}
         return member([layer], tasks, folds, **given, **options)
 
 
@@ -75,6 +76,7 @@ def measure(
     measures: Sequence[Choice] = ("rankme",),
     scale: str = "standard",
     seed: int = 0,
+    memory: int = 4 * 10**9,
     bootstrap: int = 1000,
     fractions: Sequence[float] = (),
     untrained: Sequence[Layer] | None = None,
@@ -85,7 +87,8 @@ def measure(
     The results have the keys `results`, `measures`, `best` and `recommended` (null without an answer); predictions are
     `row.<i>`, `validation.row.<i>`, `target.<task>` and `validation.target.<task>`, of the test and the validation
     rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
-    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A task
+    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A probe may
+    work in `memory` bytes beside the features. A task
     that has no label in some part is left out with a warning. Raises UsageError where the reference is not measured,
     InputError where features are not finite.
     """
@@ -107,6 +110,7 @@ def measure(
         validation=Part(folds, "validation", group=group, count=bootstrap, seed=seed + 1),
         scale=scale,
         seed=seed,
+        memory=memory,
     )
     jobs = _jobs(layers, probes, fractions, untrained or (), pixels) if usable else []
     steps = len(jobs) + len(measures) * len(layers)

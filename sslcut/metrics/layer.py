@@ -1,6 +1,6 @@
 """What a probe reads (the features of one block, split into folds) and what it gives back (predictions)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +9,16 @@ from torch import Tensor
 from sslcut.data.images import Task
 from sslcut.errors import InputError
 
+BLOCK = 2**22  # numbers that are turned to float32 at a time (16 MB)
+
 
 @dataclass(frozen=True)
 class Layer:
-    """The features of one block by one read-out: (N, D), all rows, in the same order for every layer."""
+    """The features of one block by one read-out: (N, D), all rows, in the same order for every layer.
+
+    They are float32 in memory where there is room, else half precision, and beyond that mapped from a file: what
+    reads them takes `blocks`.
+    """
 
     name: str
     readout: str
@@ -106,6 +112,14 @@ def defined(task: Task) -> Tensor:
     return ~task.values.isnan().reshape(len(task.values), -1).any(dim=1)
 
 
+def blocks(features: Tensor, rows: Tensor, numbers: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+    """The `rows` (n,) of features (N, D) as float32, at most `numbers` numbers at a time, and their place among them."""
+    step = max(1, numbers // max(1, features.shape[1]))
+    for start in range(0, len(rows), step):
+        part = slice(start, min(start + step, len(rows)))
+        yield part, features[rows[part]].float()
+
+
 def alike(tasks: Mapping[str, Task]) -> list[tuple[Tensor, list[str]]]:
     """The tasks grouped by the rows on which they are defined, (N,) bool: each group can share its products."""
     groups: list[tuple[Tensor, list[str]]] = []
@@ -127,9 +141,10 @@ def class_count(task: Task) -> int:
 
 def check_finite(layer: Layer) -> None:
     """Raises InputError where a layer's features are not all finite numbers."""
-    broken = ~layer.features.isfinite().all(dim=1)
-    if broken.any():
+    rows = torch.arange(len(layer.features))
+    broken = sum(int((~part.isfinite().all(dim=1)).sum()) for _, part in blocks(layer.features, rows))
+    if broken:
         raise InputError(
-            f"layer `{layer.name}` ({layer.readout}) gives values that are not finite for {int(broken.sum())} images",
+            f"layer `{layer.name}` ({layer.readout}) gives values that are not finite for {broken} images",
             hint="the network overflows: probe it in float32, or leave the layer out with `probe.layers`",
         )

@@ -29,7 +29,9 @@ class Chosen:
     fitted: Affine
 
 
-def linear(layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold], *, scale: str) -> list[Fit]:
+def linear(
+    layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold], *, scale: str, memory: int
+) -> list[Fit]:
     """Fits every task on every layer: multinomial logistic regression, or ridge for numbers and angles.
 
     Features are scaled by each fold's train rows. The L2 that does best on validation (accuracy, balanced accuracy
