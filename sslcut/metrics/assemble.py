@@ -87,9 +87,9 @@ def measure(
     The results have the keys `results`, `measures`, `best` and `recommended` (null without an answer); predictions are
     `row.<i>`, `validation.row.<i>`, `target.<task>` and `validation.target.<task>`, of the test and the validation
     rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
-    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A probe may
-    work in `memory` bytes beside the features. A task
-    that has no label in some part is left out with a warning. Raises UsageError where the reference is not measured,
+    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A
+    probe may work in `memory` bytes beside the features. A task that has no label in some part is left out with a
+    warning. Raises UsageError where the reference is not measured,
     InputError where features are not finite.
     """
     if reference not in [layer.key for layer in layers]:
