@@ -1,4 +1,7 @@
-"""Files that are whole or absent: written beside their target, flushed to the disk, then renamed over it."""
+"""Files that are whole or absent: written beside their target, flushed to the disk, then renamed over it.
+
+And the folder for those that can be made again.
+"""
 
 import errno
 import os
@@ -61,6 +64,12 @@ def write_text(target: Path, text: str) -> None:
     """Replace `target` with `text` in UTF-8, whole or not at all."""
     with replacing(target) as file:
         file.write(text.encode())
+
+
+def cache_folder() -> Path:
+    """Where sslcut keeps what it can make again: `$XDG_CACHE_HOME/sslcut`, else `~/.cache/sslcut`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sslcut"
 
 
 def _sync_folder(folder: Path) -> None:

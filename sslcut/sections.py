@@ -131,6 +131,7 @@ class Train(Section):
 class Probe(Section):
     """What is measured at which layers. `train` and `test` cap the numbers of images.
 
+    `precision` is that of the pass over the images, `memory` what the features and a probe's work may take together.
     `fractions` are shares of the labels to learn from as well, beside all of them.
     """
 
@@ -144,6 +145,7 @@ class Probe(Section):
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     scale: Literal["standard", "raw"] = "standard"
     bootstrap: Annotated[int, Field(ge=2)] = 1000
+    precision: Literal["float32", "bf16"] = "float32"
     memory: Annotated[str, AfterValidator(_size)] = "4GB"
     train: Count | None = None
     test: Count | None = None
@@ -235,7 +237,8 @@ class Recipe(Section):
         if dump["from"] is not None:
             dump["from"] = PurePath(dump["from"]).name
         del dump["train"]["state_every"], dump["probe"]["memory"]
-        dump["data"].pop("download", None)
+        for key in ("download", "cache"):
+            dump["data"].pop(key, None)
         return {section: dump[section] for section in _READS[stage]}
 
     def stage_hash(self, stage: str, input_identity: str | None) -> str:

@@ -9,6 +9,12 @@ os.environ["NO_COLOR"] = "1"
 os.environ["TERMINAL_WIDTH"] = "80"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> None:
+    """Nothing that a test decodes or measures is kept for, or taken from, the user's own runs."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """A folder in which `sslcut run` has been done with a tiny recipe; read it, never write into it."""

@@ -215,12 +215,14 @@ def test_costs_leave_the_chain_as_it_is():
 
 
 def test_a_folded_chain_gives_the_same_features_with_no_batch_norm_left():
-    chain = tiny()
-    fast = folded(chain)
+    chain = copy.deepcopy(tiny()).train()
+    for seed in range(30):
+        chain(images(seed, count=16))
+    fast = folded(chain.eval())
     wanted = [(row.name, readouts(row.ndim)[0]) for row in costs(chain, 16)]
     slow, quick = chain.features(images(6), wanted), fast.features(images(6), wanted)
     assert not any("running_mean" in name for name in fast.tensors()) and fast.names == chain.names
-    assert all(torch.allclose(slow[tap], quick[tap], rtol=1e-4, atol=1e-4) for tap in wanted)
+    assert all((slow[tap] - quick[tap]).abs().max() <= 1e-5 * slow[tap].abs().max() for tap in wanted)
 
 
 def test_folding_respects_a_norm_without_scale_and_a_linear_with_bias():

@@ -8,6 +8,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from work import done
 
 from sslcut.data import idx
 from sslcut.data.images import (
@@ -15,16 +16,15 @@ from sslcut.data.images import (
     Dataset,
     Subset,
     Task,
-    content_hashes,
     describe,
     folds,
     hold_out,
-    open_dataset,
     small_classes,
     split_validation,
     statistics,
     subset,
 )
+from sslcut.data.opening import open_dataset
 from sslcut.errors import InputError, SslcutError, UsageError
 from sslcut.registry import DATASETS
 
@@ -143,7 +143,7 @@ def test_grey_images_are_read_as_three_equal_channels():
 
 def test_content_hashes_are_the_sha256_of_the_pixels():
     split = balanced(3)
-    hashes = content_hashes(split, torch.tensor([2, 0]))
+    hashes = split.hashes(torch.tensor([2, 0]))
     assert hashes.shape == (2, 32) and hashes.dtype == torch.uint8
     assert bytes(hashes[0].tolist()) == hashlib.sha256(split.pixels[2].numpy().tobytes()).digest()
 
@@ -167,7 +167,7 @@ def opened(monkeypatch):
 
     def opener(train, test=None):
         monkeypatch.setattr(DATASETS, "load", lambda name: lambda *, seed: Dataset("folder", train, test))
-        return open_dataset("folder", {}, seed=0)
+        return done(open_dataset("folder", {}, seed=0))
 
     return opener
 
@@ -197,7 +197,7 @@ def test_an_empty_split_is_refused(opened):
 
 def test_a_count_below_one_is_a_fault_of_the_recipe():
     with pytest.raises(UsageError, match=r"data\.train is 0"):
-        open_dataset("digits", {"train": 0}, seed=0)
+        done(open_dataset("digits", {"train": 0}, seed=0))
 
 
 def test_a_data_set_is_described_in_a_phrase(opened):
@@ -207,7 +207,7 @@ def test_a_data_set_is_described_in_a_phrase(opened):
 
 
 def test_digits_hold_out_a_stratified_fifth():
-    digits = open_dataset("digits", {}, seed=0)
+    digits = done(open_dataset("digits", {}, seed=0))
     assert (len(digits.train), len(digits.test)) == (1438, 359)
     counts = torch.bincount(digits.test.tasks["class"].values)
     assert counts.min() >= 34 and counts.max() <= 37
@@ -215,7 +215,7 @@ def test_digits_hold_out_a_stratified_fifth():
 
 
 def test_digits_take_counts_and_a_size():
-    digits = open_dataset("digits", {"train": 50, "test": 20, "size": 12}, seed=0)
+    digits = done(open_dataset("digits", {"train": 50, "test": 20, "size": 12}, seed=0))
     assert digits.train.read(torch.arange(50)).shape == (50, 3, 12, 12) and len(digits.test) == 20
 
 
@@ -236,7 +236,7 @@ def idx_folder(tmp_path):
 
 
 def test_idx_files_are_read_plain_and_gzipped(idx_folder):
-    dataset = open_dataset("fashion-mnist", {"root": str(idx_folder)}, seed=0)
+    dataset = done(open_dataset("fashion-mnist", {"root": str(idx_folder)}, seed=0))
     assert (len(dataset.train), len(dataset.test)) == (8, 4)
     assert dataset.test.tasks["class"].values.tolist() == [8, 9, 0, 1]
     assert dataset.train.tasks["class"].classes[9] == "Ankle boot"
@@ -247,27 +247,27 @@ def test_a_truncated_or_foreign_idx_file_is_named(idx_folder, head, cut):
     path = idx_folder / "train-images-idx3-ubyte"
     path.write_bytes(head + path.read_bytes()[:cut])
     with pytest.raises(InputError, match="train-images-idx3-ubyte"):
-        open_dataset("mnist", {"root": str(idx_folder)}, seed=0)
+        done(open_dataset("mnist", {"root": str(idx_folder)}, seed=0))
 
 
 def test_a_cut_gzip_file_is_named(idx_folder):
     path = idx_folder / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="t10k-labels"):
-        open_dataset("mnist", {"root": str(idx_folder)}, seed=0)
+        done(open_dataset("mnist", {"root": str(idx_folder)}, seed=0))
 
 
 def test_images_and_labels_that_do_not_fit_are_named(idx_folder):
     (idx_folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(3, np.uint8)))
     with pytest.raises(InputError, match="do not fit together"):
-        open_dataset("mnist", {"root": str(idx_folder)}, seed=0)
+        done(open_dataset("mnist", {"root": str(idx_folder)}, seed=0))
 
 
 def test_missing_fashion_mnist_names_the_package_and_the_option(tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "DEBIAN", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(InputError) as told:
-        open_dataset("fashion-mnist", {}, seed=0)
+        done(open_dataset("fashion-mnist", {}, seed=0))
     assert "dataset-fashion-mnist" in told.value.faults[0].hint and "data.root" in told.value.faults[0].hint
 
 
@@ -295,7 +295,7 @@ def tiny_set(monkeypatch):
 
 
 def test_torchvision_splits_are_found_whatever_their_names(tiny_set):
-    dataset = open_dataset("torchvision", tiny_set, seed=0)
+    dataset = done(open_dataset("torchvision", tiny_set, seed=0))
     assert (len(dataset.train), len(dataset.test)) == (12, 6)
     assert dataset.train.read(torch.tensor([5]))[0, :, 0, 0].tolist() == [5, 0, 0]
     assert dataset.train.tasks["class"].values.tolist() == [0, 1] * 6
@@ -304,26 +304,26 @@ def test_torchvision_splits_are_found_whatever_their_names(tiny_set):
 
 def test_a_torchvision_set_without_splits_is_cross_fitted_or_held_out_from(tiny_set):
     whole = {**tiny_set, "arguments": {"split": "train"}}
-    assert open_dataset("torchvision", whole, seed=0).test is None
-    held = open_dataset("torchvision", {**whole, "test": 4, "train": 6}, seed=0)
+    assert done(open_dataset("torchvision", whole, seed=0)).test is None
+    held = done(open_dataset("torchvision", {**whole, "test": 4, "train": 6}, seed=0))
     assert (len(held.train), len(held.test)) == (6, 4)
 
 
 def test_missing_torchvision_files_end_in_one_line(tmp_path):
     with pytest.raises(InputError, match="CIFAR10: Dataset not found or corrupted$") as told:
-        open_dataset("torchvision", {"root": str(tmp_path)}, seed=0)
+        done(open_dataset("torchvision", {"root": str(tmp_path)}, seed=0))
     assert "data.download: true" in told.value.faults[0].hint
 
 
 def test_a_torchvision_set_that_is_not_of_classes_is_refused(tiny_set, monkeypatch):
     monkeypatch.setattr(Tiny, "__getitem__", lambda self, row: (Image.new("L", (3, 3)), {"boxes": []}))
     with pytest.raises(InputError, match="not a classification set"):
-        open_dataset("torchvision", tiny_set, seed=0)
+        done(open_dataset("torchvision", tiny_set, seed=0))
 
 
 def test_an_unknown_torchvision_set_is_answered_with_the_nearest():
     with pytest.raises(UsageError) as told:
-        open_dataset("torchvision", {"dataset": "CIFAR11", "root": "."}, seed=0)
+        done(open_dataset("torchvision", {"dataset": "CIFAR11", "root": "."}, seed=0))
     assert "did you mean `CIFAR10`" in told.value.faults[0].hint
 
 
@@ -336,5 +336,5 @@ def test_every_loader_takes_a_size_and_counts_and_has_a_summary(name):
 @pytest.mark.parametrize("name", ["folder", "table", "torchvision"])
 def test_a_missing_root_is_an_input_fault_with_a_hint(name):
     with pytest.raises(SslcutError) as told:
-        open_dataset(name, {}, seed=0)
+        done(open_dataset(name, {}, seed=0))
     assert told.value.exit_code == 3 and "data.root" in told.value.faults[0].hint

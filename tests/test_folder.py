@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from work import done
 
-from sslcut.data import decode, memory
-from sslcut.data.images import open_dataset
-from sslcut.errors import InputError, MachineError
+from sslcut.data import decode
+from sslcut.data.opening import open_dataset
+from sslcut.errors import InputError
 
 
 def picture(path, colour=(200, 30, 90), size=(20, 14), mode="RGB", **options):
@@ -26,7 +27,7 @@ def folder(tmp_path):
 
 
 def opened(root, **options):
-    return open_dataset("folder", {"root": str(root), "size": 8, **options}, seed=0)
+    return done(open_dataset("folder", {"root": str(root), "size": 8, **options}, seed=0))
 
 
 def test_the_first_level_of_folders_is_the_class(folder):
@@ -113,6 +114,12 @@ def test_a_link_to_nowhere_is_an_unreadable_image(folder):
         opened(folder)
 
 
+def test_a_link_to_itself_is_an_unreadable_image(folder):
+    (folder / "dog" / "loop.png").symlink_to("loop.png")
+    with pytest.raises(InputError, match=r"loop\.png: Too many levels of symbolic links"):
+        opened(folder)
+
+
 def test_a_class_too_small_for_the_folds_is_named_and_left_out_only_when_told_to(folder):
     picture(folder / "ant" / "only.png", (7, 7, 7))
     with pytest.raises(InputError, match="class `ant` has 1 of the 5") as told:
@@ -130,13 +137,6 @@ def test_links_are_followed_and_loops_are_not(folder):
     assert len(dataset.train) == 13
     torn = next(told for told in dataset.warnings if "more than one class" in told)
     assert torn.startswith("1 pictures") and "cat/0.png and dog/cat.png" in torn
-
-
-def test_more_images_than_memory_can_hold_are_refused_before_any_is_decoded(folder, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda: 4000)
-    with pytest.raises(MachineError, match="12 images of 8 px") as told:
-        opened(folder)
-    assert "data.size" in told.value.faults[0].hint
 
 
 def corner_of(path, size=4):
@@ -202,6 +202,26 @@ def test_fine_stripes_become_grey_and_not_moire(tmp_path):
     assert np.abs(decode.decode(tmp_path / "stripes.png", 16).astype(int) - 127).max() <= 8
 
 
+@pytest.mark.parametrize(("side", "plenty"), [(61, 1024), (300, 1024), (300, 128)])
+def test_reducing_is_the_bicubic_of_the_whole_square(tmp_path, monkeypatch, side, plenty):
+    monkeypatch.setattr(decode, "PLENTY", plenty)
+    smooth = np.add.outer(np.arange(side), 2 * np.arange(side + 10)) * 255 // (3 * side + 10)
+    picture = Image.fromarray(smooth.astype(np.uint8)).convert("RGB")
+    picture.save(tmp_path / "ramp.png")
+    exact = picture.crop((5, 0, 5 + side, side)).resize((24, 24), Image.Resampling.BICUBIC)
+    found = decode.decode(tmp_path / "ramp.png", 24).transpose(1, 2, 0)
+    assert np.abs(found.astype(int) - np.asarray(exact)).max() <= 2
+
+
+def test_pillow_is_itself_again_when_the_last_thread_leaves(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with decode._unguarded():
+        with decode._unguarded():
+            pass
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (2, 3), (33, 17)])
 def test_pictures_of_any_shape_give_the_same_size(tmp_path, size):
     assert corner_of(picture(tmp_path / "odd.png", size=size)) == [200, 30, 90]
@@ -210,6 +230,7 @@ def test_pictures_of_any_shape_give_the_same_size(tmp_path, size):
 def test_a_picture_of_several_strips_is_what_one_strip_gives(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (211, 307, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
+    monkeypatch.setattr(decode, "PLENTY", 16)
     whole = decode.decode(tmp_path / "noise.png", 8)
     monkeypatch.setattr(decode, "STRIP", 5000)
     assert np.array_equal(decode.decode(tmp_path / "noise.png", 8), whole)
@@ -220,8 +241,8 @@ def test_a_picture_beyond_pillows_limit_is_read_where_memory_allows(folder, monk
     assert len(opened(folder).train) == 12
     assert Image.MAX_IMAGE_PIXELS == 100
     monkeypatch.setattr(decode, "available_memory", lambda: 2 * 4 * 250)
-    with pytest.raises(ValueError, match="20 × 14 pixels do not fit"):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(decode, "STRIP", 100)
+    with pytest.raises(decode.TooLarge, match="20 × 14 pixels do not fit"):
         decode.decode(folder / "cat" / "0.png", 4)
 
 

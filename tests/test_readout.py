@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sslcut.errors import UsageError
-from sslcut.model.readout import fitting, read, readouts
+from sslcut.model.readout import PART, fitting, read, read_all, readouts
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,6 +58,22 @@ def test_half_precision_is_summed_in_float32(shape, readout):
     assert read(x, readout, 0).dtype == torch.float32
     assert torch.allclose(read(x, readout, 0), read(x.float(), readout, 0), rtol=1e-6)
     assert not torch.equal(read(x, readout, 0), read(x, readout, 0).bfloat16().float())
+
+
+def test_a_large_half_precision_map_is_read_in_parts_that_stay_in_order():
+    x = drawn(24, 64, 32, 32).bfloat16().contiguous(memory_format=torch.channels_last)
+    assert x.numel() > PART
+    for readout in readouts(4):
+        assert torch.allclose(read(x, readout, 0), read(x.float(), readout, 0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (5, 4), (1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_read_outs_taken_together_are_those_taken_alone(sides, dtype):
+    x = drawn(3, 5, *sides).to(dtype)
+    together = read_all(x, readouts(4), 0)
+    assert list(together) == list(readouts(4))
+    assert all(torch.allclose(vectors, read(x, name, 0), rtol=1e-6, atol=1e-6) for name, vectors in together.items())
 
 
 def test_a_vector_is_read_as_it_is():

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from cli import sslcut, tiny
+from work import done
 
 import sslcut as package
 from sslcut.data.folder import load
 from sslcut.data.images import ArrayImages
 from sslcut.inputs import Given
-from sslcut.metrics.extract import features, taps
+from sslcut.metrics.extract import Taps, features, taps
+from sslcut.metrics.store import Store
 from sslcut.stages import guillotine
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -48,12 +50,12 @@ def test_fashion_mnist_goes_through_the_whole_pipeline(tmp_path):
 
 def test_a_folder_such_as_users_have_goes_through_the_whole_pipeline(tmp_path, clipart):
     sets = tiny("data.size=16", "data.train=null", "data.test=null", "train.epochs=2", "train.batch_size=32")
-    done = sslcut("run", "folder", "--data", clipart, *sets, "-o", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run = sslcut("run", "folder", "--data", clipart, *sets, "-o", "out", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
     found = results_of(tmp_path / "out")
     assert found["data"]["folds"] == 5 and found["tasks"] == {"class": "class"}
     assert {row["metric"] for row in found["results"] if row["probe"] == "linear"} == {"accuracy", "balanced_accuracy"}
-    assert found["data"]["test"] == len(load(seed=0, root=str(clipart), size=8).train)
+    assert found["data"]["test"] == len(done(load(seed=0, root=str(clipart), size=8, cache=False)).train)
 
 
 def test_a_root_is_kept_whole_in_the_recipe_file_and_by_its_last_name_in_the_checkpoint(tmp_path, clipart):
@@ -112,9 +114,6 @@ def test_load_gives_what_the_probe_scored_at_every_layer_and_read_out(tiny_run, 
 
 def probed(net, pixels, wanted):
     """The features that the probe stage fits and scores."""
-    work = features(net, ArrayImages(pixels, {}), wanted, device=torch.device("cpu"), memory=10**9, text="")
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value[0]
+    source, device = Taps(net, wanted, torch.device("cpu")), torch.device("cpu")
+    store = Store(len(pixels), list(source.widths.values()), 10**9, Path())
+    return done(features([source], ArrayImages(pixels, {}), store, device=device, text=""))[0]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from work import done
 
-from sslcut.data.images import open_dataset
+from sslcut.data.opening import open_dataset
 from sslcut.data.shapes import BACKGROUNDS, RANGES, SHAPES, Shapes, draws
 from sslcut.errors import MachineError, UsageError
 
@@ -117,7 +118,7 @@ def test_masks_follow_the_asked_order(drawn):
 
 
 def test_counts_and_size_are_options():
-    dataset = open_dataset("shapes", {"train": 30, "test": 20, "size": 16}, seed=7)
+    dataset = done(open_dataset("shapes", {"train": 30, "test": 20, "size": 16}, seed=7))
     assert (len(dataset.train), len(dataset.test), dataset.train.size) == (30, 20, 16)
     assert dataset.warnings == ()
 
@@ -125,9 +126,9 @@ def test_counts_and_size_are_options():
 @pytest.mark.parametrize("size", [7, 513])
 def test_a_size_that_shapes_are_not_drawn_at_is_refused(size):
     with pytest.raises(UsageError, match=f"data.size {size}"):
-        open_dataset("shapes", {"size": size}, seed=0)
+        done(open_dataset("shapes", {"size": size}, seed=0))
 
 
 def test_more_images_than_memory_can_hold_are_refused_before_any_is_drawn():
     with pytest.raises(MachineError, match="512 px take .* GB"):
-        open_dataset("shapes", {"size": 512, "train": 10**9}, seed=0)
+        done(open_dataset("shapes", {"size": 512, "train": 10**9}, seed=0))

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from PIL import Image
+from work import done
 
-from sslcut.data.images import open_dataset
+from sslcut.data.opening import open_dataset
 from sslcut.errors import InputError
 
 
@@ -14,7 +15,7 @@ def table(tmp_path):
 
     def opened(*lines, **options):
         (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return open_dataset("table", {"root": str(tmp_path), "size": 4, **options}, seed=0)
+        return done(open_dataset("table", {"root": str(tmp_path), "size": 4, **options}, seed=0))
 
     return opened
 
@@ -116,4 +117,4 @@ def test_a_word_in_a_column_of_numbers_is_named_with_its_line(table):
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*labels\.csv"):
-        open_dataset("table", {"root": str(tmp_path)}, seed=0)
+        done(open_dataset("table", {"root": str(tmp_path)}, seed=0))

@@ -1,16 +1,14 @@
-"""Picture files to square uint8 arrays, by as many threads as torch has.
+"""A picture file to a square uint8 array.
 
 Whatever the file holds (palette, transparency, grey, 16 bits, CMYK, a camera's orientation) becomes RGB on white: the
 largest centred square, reduced with anti-aliasing.
 """
 
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
+from warnings import filterwarnings
 
 import numpy as np
 import torch
@@ -19,16 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from sslcut.data.memory import available_memory, check_memory
-from sslcut.errors import InputError
+from sslcut.data.memory import available_memory
 
 Pixels = NDArray[np.uint8]
 
+VERSION = 1  # of the decoder: to be raised where the same file gives other pixels, which decoded caches then learn
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
 LARGE = 2**25  # pixels: a picture of more is decoded alone, so that threads do not hold several at once
 STRIP = 2**20  # pixels converted at a time, so that a large picture is in memory once
+PLENTY = 1024  # pixels a side: a larger square is first averaged down to this or more, which is cheaper
 
 ORIENTATION = 0x0112  # the EXIF tag; its values 2 to 8 say what turns the stored picture upright
 UPRIGHT = {
@@ -44,75 +43,31 @@ UPRIGHT = {
 _large = Lock()
 
 
-def decode_files(paths: Sequence[Path], size: int, *, skip_bad: bool) -> tuple[Tensor, Tensor, list[str]]:
-    """The pictures as uint8 (n, 3, size, size), which of `paths` they are (n,), and a warning if any is left out.
-
-    A file that several links lead to is decoded once. One that cannot be read raises InputError naming it, unless
-    `skip_bad`; MachineError where the pictures would take more than half of the memory there is.
-    """
-    first: dict[str, int] = {}
-    source = [first.setdefault(os.path.realpath(path), row) for row, path in enumerate(paths)]
-    links = [row for row, other in enumerate(source) if row != other]
-    blank = np.zeros((3, size, size), np.uint8)
-
-    def one(row: int) -> Pixels:
-        return decode(paths[row], size) if source[row] == row else blank
-
-    pixels, faults = fill(len(paths), size, one, go_on=skip_bad)
-    pixels[links] = pixels[[source[row] for row in links]]
-    faults |= {row: faults[source[row]] for row in links if source[row] in faults}
-    if not faults:
-        return pixels, torch.arange(len(paths)), []
-    example = f"{paths[min(faults)]}: {faults[min(faults)]}"
-    if not skip_bad:
-        raise InputError(f"cannot read {example}", hint="data.skip_bad: true leaves such images out")
-    kept = torch.tensor([row for row in range(len(paths)) if row not in faults], dtype=torch.int64)
-    return pixels[kept], kept, [f"{len(faults):,} unreadable images are left out (e.g. {example})"]
-
-
-def fill(count: int, size: int, one: Callable[[int], Pixels], *, go_on: bool) -> tuple[Tensor, dict[int, str]]:
-    """`one(row)` for each of `count` rows, as uint8 (count, 3, size, size), and why rows failed.
-
-    After a failure the rest is left undone unless `go_on`. Raises MachineError where the array would take more than
-    half of the memory there is.
-    """
-    check_memory(count, size)
-    pixels = torch.zeros(count, 3, size, size, dtype=torch.uint8)
-    array, faults = pixels.numpy(), dict[int, str]()
-
-    def job(row: int) -> None:
-        if faults and not go_on:
-            return
-        try:
-            array[row] = one(row)
-        except MemoryError:
-            raise
-        except Exception as fault:  # a broken file makes a decoder raise nearly anything
-            faults[row] = _reason(fault)
-
-    with _pillow_unguarded(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in pool.map(job, range(count)):
-            pass
-    return pixels, faults
+class TooLarge(Exception):
+    """A picture that does not fit into the memory there is at the moment."""
 
 
 def decode(path: Path, size: int) -> Pixels:
-    """One picture file as (3, size, size). Raises whatever Pillow raises on a file that it cannot read."""
-    with Image.open(path) as picture:
+    """One picture file as (3, size, size).
+
+    Raises TooLarge where there is no memory for it, and whatever Pillow raises on a file that it cannot read.
+    """
+    with _unguarded(), Image.open(path) as picture:
         picture.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at 1/2, 1/4 or 1/8 where that is enough
         pixels = picture.width * picture.height
-        if 4 * pixels > available_memory() / 2:
-            raise ValueError(f"{picture.width} × {picture.height} pixels do not fit into memory")
+        if pixels > STRIP and 4 * pixels > available_memory() / 2:
+            raise TooLarge(f"{picture.width} × {picture.height} pixels do not fit into memory")
         with _large if pixels > LARGE else nullcontext():
             picture.load()
-            small = _square(picture, size)
-        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1))
-    return _array(small if turn is None else small.transpose(turn))
+            turn = UPRIGHT.get(picture.getexif().get(ORIENTATION, 1))
+            small = _reduced(picture, size)
+    return _resampled(small if turn is None else small.transpose(turn), size)
 
 
 def square(picture: Image.Image, size: int) -> Pixels:
     """A picture in memory as (3, size, size)."""
-    return _array(_square(picture, size))
+    with _unguarded():
+        return _resampled(_reduced(picture, size), size)
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:
@@ -126,17 +81,31 @@ def resized(pixels: Tensor, size: int) -> Tensor:
     return torch.cat(list(parts))
 
 
-def _square(picture: Image.Image, size: int) -> Image.Image:
-    """The largest centred square, first averaged over whole blocks to twice `size` or more, then resampled to it."""
+def reason(fault: Exception) -> str:
+    """Why a file could not be read, in a few words."""
+    if isinstance(fault, UnidentifiedImageError):
+        return "not a picture, or one of a kind that Pillow does not know"
+    if isinstance(fault, OSError) and fault.strerror:
+        return fault.strerror
+    return str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+
+
+def _reduced(picture: Image.Image, size: int) -> Image.Image:
+    """The largest centred square as RGB; a large one is averaged over whole blocks, and keeps twice `size` at least.
+
+    Of a square that is not made of whole blocks the rim, less than a block wide, is left out.
+    """
     side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    block = max(1, side // (2 * size))
-    small = Image.new("RGB", (-(-side // block),) * 2)
-    height = block * max(1, STRIP // (side * block))
-    for y in range(0, side, height):
-        strip = picture.crop((left, top + y, left + side, top + min(y + height, side)))
-        small.paste(_opaque(strip).reduce(block), (0, y // block))
-    return small.resize((size, size), Image.Resampling.BICUBIC, box=(0, 0, side / block, side / block))
+    block = max(1, side // max(PLENTY, 2 * size))
+    across = side // block
+    left, top = (picture.width - across * block) // 2, (picture.height - across * block) // 2
+    small = Image.new("RGB", (across, across))
+    rows = max(1, STRIP // (across * block * block))
+    for row in range(0, across, rows):
+        y, end = top + row * block, top + min(row + rows, across) * block
+        strip = picture.crop((left, y, left + across * block, end))
+        small.paste(_opaque(strip).reduce(block), (0, row))
+    return small
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
@@ -151,25 +120,33 @@ def _opaque(picture: Image.Image) -> Image.Image:
     return white
 
 
-def _array(picture: Image.Image) -> Pixels:
-    return np.asarray(picture).transpose(2, 0, 1)
+def _resampled(picture: Image.Image, size: int) -> Pixels:
+    """A square RGB picture as (3, size, size): torch's bicubic, which gives Pillow's bytes within 1, much faster."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).unsqueeze(0)
+    if pixels.shape[-1] != size:
+        pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return pixels[0].numpy()
 
 
-def _reason(fault: Exception) -> str:
-    if isinstance(fault, UnidentifiedImageError):
-        return "not a picture, or one of a kind that Pillow does not know"
-    if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror
-    return str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+_guard, _inside, _limit = Lock(), 0, Image.MAX_IMAGE_PIXELS
 
 
 @contextmanager
-def _pillow_unguarded() -> Iterator[None]:
-    """Pillow without warnings (a file's oddities) and without its limit of pixels, since `decode` has its own."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+def _unguarded() -> Iterator[None]:
+    """Pillow without remarks on a file's oddities, and without its limit of pixels, since `decode` has its own.
+
+    Both are the process's, so of the threads inside at one time the first lifts the limit and the last restores it.
+    """
+    global _inside, _limit
+    with _guard:
+        if _inside == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            filterwarnings("ignore", module=r"PIL\b")
+        _inside += 1
     try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _guard:
+            _inside -= 1
+            if _inside == 0:
+                Image.MAX_IMAGE_PIXELS = _limit

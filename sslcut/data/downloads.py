@@ -1,6 +1,6 @@
 """Any classification set of torchvision, in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import redirect_stdout
 from inspect import isclass, signature
 from pathlib import Path
@@ -14,9 +14,11 @@ from pydantic import Field
 from torch import Tensor
 from torchvision import datasets
 
-from sslcut.data.decode import Pixels, fill, square
-from sslcut.data.images import ArrayImages, Dataset, Images, Task, hold_out, subset
+from sslcut.data.decode import Pixels, reason, square
+from sslcut.data.images import Dataset, Images, Labelled, Task, hold_out, subset
+from sslcut.data.workers import Held, fill
 from sslcut.errors import AbsentError, InputError, UsageError, suggestion
+from sslcut.events import Event
 
 TRAIN_NAMES = ("train", "train-standard")  # what sets call their splits, the first that fits
 TEST_NAMES = ("test", "val", "valid")
@@ -32,7 +34,7 @@ def load(
     train: Annotated[int, Field(ge=1)] | None = None,
     test: Annotated[int, Field(ge=1)] | None = None,
     download: bool = False,
-) -> Dataset:
+) -> Generator[Event, None, Dataset]:
     """Any classification set of torchvision; `arguments` are those of its class that only it has.
 
     One without a test split has `test` images held out where that is set, and is cross-fitted otherwise. Raises
@@ -40,10 +42,12 @@ def load(
     """
     fit, held = _sources(dataset, root, download, arguments or {})
     if held is None and test is not None:
-        rest, apart = hold_out(_images(fit, size, None, seed), test, seed)
+        whole = yield from _images(fit, size, None, seed)
+        rest, apart = hold_out(whole, test, seed)
         return Dataset("torchvision", subset(rest, train, seed), apart)
-    tested = None if held is None else _images(held, size, test, seed)
-    return Dataset("torchvision", _images(fit, size, train, seed), tested)
+    images = yield from _images(fit, size, train, seed)
+    tested = None if held is None else (yield from _images(held, size, test, seed))
+    return Dataset("torchvision", images, tested)
 
 
 def _sources(name: str, root: str | None, download: bool, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -82,7 +86,7 @@ def _opened(kind: Any, options: dict[str, Any], argument: str = "", values: tupl
     raise AbsentError(f"cannot open torchvision's {kind.__name__}: {_line(refusal)}", hint=hint) from refusal
 
 
-def _images(source: Any, size: int, count: int | None, seed: int) -> Images:
+def _images(source: Any, size: int, count: int | None, seed: int) -> Generator[Event, None, Images]:
     """`count` pictures of a set, drawn before any is decoded: labels are only known with their pictures."""
     rows = list(range(len(source)))
     if count is not None and count < len(rows):
@@ -97,10 +101,13 @@ def _images(source: Any, size: int, count: int | None, seed: int) -> Images:
         labels[row] = int(label)
         return square(picture, size)
 
-    pixels, faults = fill(len(rows), size, read, go_on=False)
-    for row, fault in faults.items():
-        raise InputError(f"cannot read image {rows[row]} of torchvision's {type(source).__name__}: {fault}")
-    return ArrayImages(pixels, {"class": Task("class", labels, _classes(source, labels))})
+    held = Held.empty(len(rows), size)
+    faults = yield from fill(held, range(len(rows)), size, read, go_on=False)
+    if faults:
+        row = min(faults)
+        what = f"cannot read image {rows[row]} of torchvision's {type(source).__name__}: {reason(faults[row])}"
+        raise InputError(what)
+    return Labelled(held, torch.arange(len(rows)), {"class": Task("class", labels, _classes(source, labels))})
 
 
 def _classes(source: Any, labels: Tensor) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A folder of pictures: one folder a class (nested below it as it may be), or flat without labels."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -9,13 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslcut.data.decode import SUFFIXES, decode_files
+from sslcut.data.decode import SUFFIXES
 from sslcut.data.images import (
     FOLDS,
-    ArrayImages,
     Dataset,
     Images,
-    Subset,
+    Labelled,
     Task,
     existing_root,
     hold_out,
@@ -24,7 +23,9 @@ from sslcut.data.images import (
     small_classes,
     subset,
 )
+from sslcut.data.residence import open_files
 from sslcut.errors import InputError
+from sslcut.events import Event
 
 SPLITS = {"train", "test", "val"}
 
@@ -45,12 +46,14 @@ def load(
     test: Annotated[int, Field(ge=1)] | None = None,
     skip_bad: bool = False,
     skip_small: bool = False,
-) -> Dataset:
+    cache: bool = True,
+) -> Generator[Event, None, Dataset]:
     """One folder a class, or flat without labels.
 
     Folders `train` and `test` (or `val`; beside `test`, `val` counts as training) are the splits. Without them all is
-    one split, from which `test` images are held out where that is set, and cross-fitted otherwise. Raises InputError
-    where there are no images, one cannot be read, or a class has too few.
+    one split, from which `test` images are held out where that is set, and cross-fitted otherwise. `cache` keeps the
+    decoded images for the next run. Raises InputError where there are no images, one cannot be read, or a class has
+    too few.
     """
     folder = existing_root(root, "folder")
     fit, held, told = _splits(folder)
@@ -60,12 +63,12 @@ def load(
         classes = []
     needed = FOLDS if held is None and test is None else 2
     small_classes(_labels(fit, classes), classes, needed, skip=skip_small)  # before the decoding, which may be long
-    images, bad = _decoded(fit, classes, folder, size, skip_bad)
+    images, bad = yield from _opened(fit, classes, folder, size, skip_bad, cache)
     small = small_classes(labels_of(images), classes, needed, skip=skip_small)
     images = _without(images, small)
     told += bad + left_out(small)
     if held is not None:
-        tested, bad = _decoded(held, classes, folder, size, skip_bad)
+        tested, bad = yield from _opened(held, classes, folder, size, skip_bad, cache)
         return Dataset(
             "folder", subset(images, train, seed), subset(_without(tested, small), test, seed), (*told, *bad)
         )
@@ -119,20 +122,27 @@ def _below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
 
 
 def _files(folder: Path) -> list[Path]:
     """Picture files by their suffix, links to nowhere among them: reading names those."""
-    return [path for path in _entries(folder) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    named = [entry for entry in _entries(folder) if os.path.splitext(entry.name)[1].lower() in SUFFIXES]
+    return [Path(entry.path) for entry in named if not _is_folder(entry)]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds by name, less what is hidden."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        with os.scandir(folder) as found:
+            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as fault:
         raise InputError(f"cannot read folder {folder}: {fault.strerror}") from fault
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is none."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _classes(pictures: Sequence[Picture]) -> set[str]:
@@ -145,14 +155,15 @@ def _labels(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:
     return torch.tensor([number.get(picture.label or "", -1) for picture in pictures], dtype=torch.int64)
 
 
-def _decoded(
-    pictures: list[Picture], classes: Sequence[str], folder: Path, size: int, skip_bad: bool
-) -> tuple[Images, list[str]]:
+def _opened(
+    pictures: list[Picture], classes: Sequence[str], folder: Path, size: int, skip_bad: bool, cache: bool
+) -> Generator[Event, None, tuple[Images, list[str]]]:
     """The pictures that can be read, labelled where there are classes, and a warning if others cannot."""
-    pixels, kept, told = decode_files([picture.path for picture in pictures], size, skip_bad=skip_bad)
-    pictures = [pictures[row] for row in kept.tolist()]
+    files = yield from open_files([each.path for each in pictures], size, skip_bad=skip_bad, cache=cache)
+    pictures = [pictures[row] for row in files.kept.tolist()]
     tasks = {"class": Task("class", _labels(pictures, classes), tuple(classes))} if classes else {}
-    return ArrayImages(pixels, tasks, names=[str(p.path.relative_to(folder)) for p in pictures]), told
+    names = [str(each.path.relative_to(folder)) for each in pictures]
+    return Labelled(files.images, files.rows, tasks, names=names), files.warnings
 
 
 def _without(images: Images, small: Collection[str]) -> Images:
@@ -160,6 +171,6 @@ def _without(images: Images, small: Collection[str]) -> Images:
     if not small:
         return images
     task = images.tasks["class"].without(small)
-    rest = Subset(images, (task.values >= 0).nonzero().squeeze(1))
-    rest.tasks = {"class": task.take(rest.indices)}
-    return rest
+    rows = (task.values >= 0).nonzero().squeeze(1)
+    names = None if images.names is None else [images.names[row] for row in rows.tolist()]
+    return Labelled(images, rows, {"class": task.take(rows)}, names=names)

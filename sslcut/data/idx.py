@@ -1,7 +1,6 @@
 """Data sets in the idx format of MNIST, plain or gzipped."""
 
 import gzip
-import os
 import zlib
 from contextlib import redirect_stdout
 from math import prod
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from sslcut.atomic import cache_folder
 from sslcut.data.decode import resized
 from sslcut.data.images import ArrayImages, Dataset, Images, Task
 from sslcut.data.strata import choose
@@ -86,7 +86,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _folder(name: str, root: str | None, system: Path, download: bool, hint: str) -> Path:
     """The folder that holds the four files: `root` or torchvision's place below it, else the system's."""
     given = Path(root).expanduser() if root is not None else system
-    fetched = (_cache() if root is None else given) / name / "raw"
+    fetched = (cache_folder() if root is None else given) / name / "raw"
     for folder in (given, fetched):
         if _file(folder, "train-images-idx3-ubyte"):
             return folder
@@ -100,10 +100,6 @@ def _folder(name: str, root: str | None, system: Path, download: bool, hint: str
     except (OSError, RuntimeError) as fault:
         raise AbsentError(f"cannot fetch {name}: {fault}", hint=hint) from fault
     return fetched
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sslcut"
 
 
 def _file(folder: Path, name: str) -> Path | None:

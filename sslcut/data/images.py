@@ -1,4 +1,4 @@
-"""Splits of images with their tasks: what every data set gives, how it is opened, and how it is divided.
+"""Splits of images with their tasks: what every data set gives, and how it is divided.
 
 A split has a length, `tasks` and `read(indices)`. A data set is a training split and, where one exists, a test split;
 without one, the probe cross-fits over the training split.
@@ -9,16 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sslcut.data import strata
-from sslcut.data.memory import SMALLER
-from sslcut.errors import AbsentError, InputError, MachineError, UsageError
-from sslcut.registry import DATASETS
+from sslcut.errors import AbsentError, InputError
 
 TaskKind = Literal["class", "number", "angle"]
 Triple = tuple[float, float, float]
@@ -52,13 +50,15 @@ class Task:
 class Images(ABC):
     """One split: N images of (3, size, size) with their tasks.
 
-    `group` (N,) int64 says which images must stay on one side of any division; `names` are for messages.
+    `group` (N,) int64 says which images must stay on one side of any division; `names` are for messages. `resident`
+    images are in memory: `read` is a plain copy, which nothing is gained by doing ahead of time.
     """
 
     tasks: dict[str, Task]
     group: Tensor | None = None
     names: Sequence[str] | None = None
     size: int
+    resident: bool = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -67,6 +67,15 @@ class Images(ABC):
     @abstractmethod
     def read(self, indices: Tensor) -> Tensor:
         """The images at `indices` (n,), as uint8 (n, 3, size, size)."""
+
+    def hashes(self, indices: Tensor) -> Tensor:
+        """The sha256 of each image's pixels (3, S, S) at `indices` (n,), as uint8 (n, 32)."""
+        rows = [
+            hashlib.sha256(image.data).digest()
+            for part in torch.split(indices, 1024)
+            for image in self.read(part).contiguous().numpy()
+        ]
+        return torch.from_numpy(np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32).copy())
 
 
 class ArrayImages(Images):
@@ -87,20 +96,39 @@ class ArrayImages(Images):
         return self.pixels.index_select(0, indices).expand(-1, 3, -1, -1)
 
 
-class Subset(Images):
-    """The images of another split at `indices` (n,), in that order."""
+class Labelled(Images):
+    """The images of another split at `indices` (n,), in that order, with tasks, groups and names of their own."""
 
-    def __init__(self, whole: Images, indices: Tensor) -> None:
-        self.whole, self.indices, self.size = whole, indices, whole.size
-        self.tasks = {name: task.take(indices) for name, task in whole.tasks.items()}
-        self.group = None if whole.group is None else whole.group[indices]
-        self.names = None if whole.names is None else [whole.names[i] for i in indices.tolist()]
+    def __init__(
+        self,
+        whole: Images,
+        indices: Tensor,
+        tasks: dict[str, Task],
+        *,
+        group: Tensor | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.whole, self.indices, self.size, self.resident = whole, indices, whole.size, whole.resident
+        self.tasks, self.group, self.names = tasks, group, names
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices: Tensor) -> Tensor:
         return self.whole.read(self.indices[indices])
+
+    def hashes(self, indices: Tensor) -> Tensor:
+        return self.whole.hashes(self.indices[indices])
+
+
+class Subset(Labelled):
+    """The images of another split at `indices` (n,), in that order, with what is known of them there."""
+
+    def __init__(self, whole: Images, indices: Tensor) -> None:
+        tasks = {name: task.take(indices) for name, task in whole.tasks.items()}
+        group = None if whole.group is None else whole.group[indices]
+        names = None if whole.names is None else [whole.names[i] for i in indices.tolist()]
+        super().__init__(whole, indices, tasks, group=group, names=names)
 
 
 @dataclass(frozen=True)
@@ -111,26 +139,6 @@ class Dataset:
     train: Images
     test: Images | None
     warnings: tuple[str, ...] = ()
-
-
-def open_dataset(name: str, options: Mapping[str, Any], *, seed: int) -> Dataset:
-    """The data set of that name in the registry, loaded, checked, with warnings about pictures that occur twice.
-
-    Raises InputError where there are no images, UsageError for a size or count below 1, MachineError where memory ran
-    out.
-    """
-    for key in ("size", "train", "test"):
-        value = options.get(key)
-        if value is not None and value < 1:
-            raise UsageError(f"data.{key} is {value}", hint=f"data.{key} takes a whole number from 1")
-    try:
-        dataset: Dataset = DATASETS.load(name)(seed=seed, **options)
-    except MemoryError as fault:
-        raise MachineError(f"data `{name}` does not fit into memory", hint=SMALLER) from fault
-    for split, images in (("training", dataset.train), ("test", dataset.test)):
-        if images is not None and len(images) == 0:
-            raise InputError(f"data `{name}` has no {split} images")
-    return replace(dataset, warnings=(*dataset.warnings, *_repeated(dataset)))
 
 
 def describe(dataset: Dataset) -> str:
@@ -161,16 +169,6 @@ def statistics(images: Images, limit: int = 2000) -> tuple[Triple, Triple]:
 def _triple(values: Tensor) -> Triple:
     red, green, blue = values.tolist()
     return red, green, blue
-
-
-def content_hashes(images: Images, indices: Tensor) -> Tensor:
-    """The sha256 of each image's pixels (3, S, S), as uint8 (n, 32)."""
-    rows = [
-        hashlib.sha256(image.tobytes()).digest()
-        for part in torch.split(indices, 1024)
-        for image in images.read(part).contiguous().numpy()
-    ]
-    return torch.from_numpy(np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32).copy())
 
 
 def subset(images: Images, count: int | None, seed: int) -> Images:
@@ -266,35 +264,3 @@ def existing_root(root: str | None, name: str) -> Path:
 def _enough(have: int, needed: int, what: str) -> None:
     if have < needed:
         raise InputError(f"the data has {have} {what}, and a division needs {needed}", hint=f"add {what}")
-
-
-def _repeated(dataset: Dataset) -> list[str]:
-    """Sentences about pictures that occur twice: on both sides of the split, in two classes, or in two folds."""
-    train, test = dataset.train, dataset.test
-    copies: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(_digests(train)):
-        copies.setdefault(digest, []).append(row)
-    several = [rows for rows in copies.values() if len(rows) > 1]
-    labels = labels_of(train)
-    torn = [rows for rows in several if len(torch.unique(labels[rows])) > 1]
-    told = []
-    if test is not None and (both := [(copies[d][0], row) for row, d in enumerate(_digests(test)) if d in copies]):
-        pair = f"{_called(train, both[0][0], 'training')} and {_called(test, both[0][1], 'test')}"
-        told.append(f"{len(both):,} test images are in the training split too, the same pixels (e.g. {pair})")
-    if torn:
-        first = torn[0][0]
-        other = next(row for row in torn[0] if labels[row] != labels[first])
-        pair = f"{_called(train, first)} and {_called(train, other)}"
-        told.append(f"{len(torn):,} pictures are in more than one class, the same pixels (e.g. {pair})")
-    if test is None and several:
-        pair = " and ".join(_called(train, row) for row in several[0][:2])
-        told.append(f"{len(several):,} pictures occur more than once (e.g. {pair}): copies can be in different folds")
-    return told
-
-
-def _digests(images: Images) -> list[bytes]:
-    return [row.tobytes() for row in content_hashes(images, torch.arange(len(images))).numpy()]
-
-
-def _called(images: Images, row: int, split: str = "") -> str:
-    return images.names[row] if images.names is not None else f"{split} image {row}".strip()

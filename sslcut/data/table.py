@@ -1,6 +1,7 @@
 """Pictures with a table: one row a picture, one column a task, and perhaps a group and a split."""
 
 import csv as text
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,12 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sslcut.data.decode import decode_files
 from sslcut.data.images import (
     FOLDS,
-    ArrayImages,
     Dataset,
     Images,
+    Labelled,
     Subset,
     Task,
     TaskKind,
@@ -23,7 +23,9 @@ from sslcut.data.images import (
     small_classes,
     subset,
 )
+from sslcut.data.residence import open_files
 from sslcut.errors import InputError, suggestion
+from sslcut.events import Event
 
 MANY = 20  # a column of numbers with more different values than this is a number, else a class
 SPLITS = {"train": True, "val": True, "validation": True, "test": False}  # whether a row is for training
@@ -44,12 +46,14 @@ def load(
     test: Annotated[int, Field(ge=1)] | None = None,
     skip_bad: bool = False,
     skip_small: bool = False,
-) -> Dataset:
+    cache: bool = True,
+) -> Generator[Event, None, Dataset]:
     """Images plus a CSV: one column a task, optionally a group and a split.
 
     `image` is the column of paths below `root`, else the first. A column of numbers with more than 20 different values
     is a number, any other a class, unless `kinds` says; an angle is in degrees. An empty cell is unlabelled. `split`
-    holds train and test (val counts as training). Raises InputError, naming the line where there is one.
+    holds train and test (val counts as training). `cache` keeps the decoded images for the next run. Raises
+    InputError, naming the line where there is one.
     """
     folder = existing_root(root, "table")
     table = Table(folder / csv)
@@ -68,15 +72,17 @@ def load(
         _on_one_side(table, group, split)
     if not skip_bad:
         _present(table, folder, names)
-    pixels, kept, told = decode_files([folder / name for name in names], size, skip_bad=skip_bad)
-    images = ArrayImages(
-        pixels,
+    files = yield from open_files([folder / name for name in names], size, skip_bad=skip_bad, cache=cache)
+    kept = files.kept
+    images = Labelled(
+        files.images,
+        files.rows,
         {name: task.take(kept) for name, task in described.items()},
         group=None if groups is None else groups[kept],
         names=[names[row] for row in kept.tolist()],
     )
     fit, tested, more = _divided(images, None if training is None else training[kept], test, seed, skip_small)
-    return Dataset("table", subset(fit, train, seed), tested, (*told, *more))
+    return Dataset("table", subset(fit, train, seed), tested, (*files.warnings, *more))
 
 
 class Table:

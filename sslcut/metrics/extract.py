@@ -1,23 +1,29 @@
-"""The features of every layer and read-out, from one pass over the images."""
+"""The features of every layer and read-out, of several networks and of the pixels, from one pass over the images."""
 
 import time
-from collections.abc import Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sslcut.data.ahead import ahead
 from sslcut.data.images import Images
-from sslcut.errors import MachineError
 from sslcut.events import Event, Progress
 from sslcut.metrics.layer import Layer
+from sslcut.metrics.store import Store
+from sslcut.model.fold import folded
 from sslcut.model.network import Network
 from sslcut.model.readout import fitting
 
 BATCH = 256
+SMALL_BATCH = 16
+MAP = 2**22  # numbers of a batch's largest map on a processor: larger blocks of memory come anew from the system
 PIXEL_SIDE = 16  # raw pixels are averaged down to this side: wider ones cost more than every layer together
 ESTIMATION_BATCHES = 16
 REPEATS = 3
+LONG = 2.0  # seconds of timed passes after which there is no further one
 
 Tap = tuple[str, str]
 
@@ -35,52 +41,87 @@ def taps(network: Network, layers: Sequence[str], readouts: Sequence[str]) -> li
     return found
 
 
-def features(
-    network: Network, images: Images, wanted: Sequence[Tap], *, device: torch.device, memory: int, text: str
-) -> Generator[Event, None, tuple[list[Layer], float]]:
-    """The features of all `images` at `wanted`, as float32 on the CPU, and the seconds the pass took; yields progress.
+class Source(ABC):
+    """Gives vectors of a batch of images: `widths` says how wide they are at each tap, `batch` how many it can take."""
 
-    Raises MachineError where they would take more than `memory` bytes.
+    widths: dict[Tap, int]
+    batch: int = BATCH
+
+    @abstractmethod
+    def __call__(self, pixels: Tensor) -> dict[Tap, Tensor]:
+        """The vectors (B, D), float32, at each tap, of uint8 images (B, 3, S, S)."""
+
+
+class Taps(Source):
+    """A network at the `wanted` taps, on `device`, its batch norm folded and its channels last in memory.
+
+    `precision` is float32, or bf16 for products in bfloat16; sums over places are float32 in both.
     """
-    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def __init__(
+        self, network: Network, wanted: Sequence[Tap], device: torch.device, precision: str = "float32"
+    ) -> None:
+        own = Network(folded(network.chain), network.readout, network.input)
+        self.network = own.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.wanted, self.device, self.precision = list(wanted), device, precision
+        one = torch.zeros(1, 3, own.input.size, own.input.size, dtype=torch.uint8, device=device)
+        self.widths = {tap: vectors.shape[1] for tap, vectors in self(one).items()}
+        if device.type == "cpu":
+            self.batch = min(BATCH, max(SMALL_BATCH, MAP // self._largest(one)))
+
+    def __call__(self, pixels: Tensor) -> dict[Tap, Tensor]:
+        half = self.precision == "bf16"
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            found: dict[Tap, Tensor] = self.network.features(pixels, self.wanted)
+            return found
+
+    def _largest(self, image: Tensor) -> int:
+        """How many numbers the largest output of any module has, for one image."""
+        sizes: list[int] = []
+        modules = list(self.network.chain.modules())
+        watches = [module.register_forward_hook(lambda _, __, out: sizes.append(out.numel())) for module in modules]
+        self(image)
+        for watch in watches:
+            watch.remove()
+        return max(sizes)
+
+
+class Pixels(Source):
+    """The images themselves: each channel averaged down to at most 16 pixels a side, flattened."""
+
+    tap = ("pixels", "vector")
+
+    def __init__(self, size: int) -> None:
+        self.side = min(PIXEL_SIDE, size)
+        self.widths = {self.tap: 3 * self.side**2}
+
+    def __call__(self, pixels: Tensor) -> dict[Tap, Tensor]:
+        return {self.tap: F.adaptive_avg_pool2d(pixels.float() / 255, self.side).flatten(1)}
+
+
+def features(
+    sources: Sequence[Source], images: Images, store: Store, *, device: torch.device, text: str
+) -> Generator[Event, None, list[list[Layer]]]:
+    """The layers of each source for all `images`, which are read once; yields progress.
+
+    `store` has room for every source's widths in turn. Raises MachineError where the disk is full.
+    """
+    shelves = [{tap: store.shelf(width) for tap, width in source.widths.items()} for source in sources]
     rows = len(images)
-    kept: dict[Tap, Tensor] = {}
+    size = min(source.batch for source in sources)
     started = time.perf_counter()
-    for indices in batches(rows):
-        with torch.inference_mode():
-            found = network.features(images.read(indices).to(device), wanted)
-        if not kept:
-            kept = _room(found, rows, memory)
-        for tap, vectors in found.items():
-            kept[tap][indices] = vectors.cpu()
+    for indices, pixels in ahead(images, batches(rows, size), device):
         done = int(indices[-1]) + 1
+        for source, own in zip(sources, shelves, strict=True):
+            for tap, vectors in source(pixels).items():
+                own[tap].write(done - len(indices), vectors.cpu())
         yield Progress(text, done, rows, {"images/s": f"{done / (time.perf_counter() - started):,.0f}"})
-    return [Layer(name, readout, kept[name, readout]) for name, readout in wanted], time.perf_counter() - started
+    return [[Layer(*tap, shelf.numbers) for tap, shelf in own.items()] for own in shelves]
 
 
-def batches(rows: int) -> list[Tensor]:
-    """All row indices, ascending, a batch at a time."""
-    return [torch.arange(start, min(start + BATCH, rows)) for start in range(0, rows, BATCH)]
-
-
-def _room(found: dict[Tap, Tensor], rows: int, memory: int) -> dict[Tap, Tensor]:
-    width = sum(vectors.shape[1] for vectors in found.values())
-    if rows * width * 4 > memory:
-        raise MachineError(
-            f"the features of {rows:,} images at {len(found)} layers and read-outs take {rows * width * 4e-9:.1f} GB"
-            f", probe.memory allows {memory / 1e9:.1f}",
-            hint="raise probe.memory, name fewer probe.layers or probe.readouts, or lower probe.train",
-        )
-    return {tap: torch.empty(rows, vectors.shape[1]) for tap, vectors in found.items()}
-
-
-def pixels(images: Images) -> Layer:
-    """The images themselves as a layer: each channel averaged down to at most 16 pixels a side, flattened."""
-    side = min(PIXEL_SIDE, images.size)
-    parts = [
-        F.adaptive_avg_pool2d(images.read(indices).float() / 255, side).flatten(1) for indices in batches(len(images))
-    ]
-    return Layer("pixels", "vector", torch.cat(parts))
+def batches(rows: int, size: int) -> Iterator[Tensor]:
+    """All row indices, ascending, `size` at a time."""
+    return (torch.arange(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
 def estimate_batchnorm(network: Network, images: Images, device: torch.device) -> None:
@@ -94,7 +135,7 @@ def estimate_batchnorm(network: Network, images: Images, device: torch.device) -
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
-    network.to(device).train()
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     with torch.no_grad():
         mixed = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # folders come class by class
         for indices in torch.split(mixed[: ESTIMATION_BATCHES * BATCH], BATCH):
@@ -106,11 +147,12 @@ def estimate_batchnorm(network: Network, images: Images, device: torch.device) -
 
 
 def seconds_per_1000(network: Network, device: torch.device) -> list[float]:
-    """How long 1,000 images take up to and including each block, in order, the best of three passes."""
+    """How long 1,000 images take up to and including each block, in order: the best of at most three passes."""
     side, batch = network.input.size, 64
-    network.to(device).eval()
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     best = [float("inf")] * len(network.names)
-    for _ in range(REPEATS + 1):  # the first one warms up
+    began = time.perf_counter()
+    for round in range(REPEATS + 1):
         x = torch.zeros(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
         started = time.perf_counter()
         with torch.inference_mode():
@@ -119,4 +161,6 @@ def seconds_per_1000(network: Network, device: torch.device) -> list[float]:
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 best[index] = min(best[index], time.perf_counter() - started)
+        if round and time.perf_counter() - began > LONG:  # the first one warms up
+            break
     return [seconds * 1000 / batch for seconds in best]

@@ -9,7 +9,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from sslcut.errors import InputError, UsageError, nearest
-from sslcut.model.readout import read
+from sslcut.model.readout import read_all
 from sslcut.names import backbone_end, resolve
 
 Named = tuple[str, str, nn.Module]
@@ -66,15 +66,16 @@ class Chain(nn.Module):
         Runs in the chain's own mode: call `eval()` first, or batch norm sees these images. Raises UsageError for an
         unknown layer, or a read-out that does not fit its block.
         """
-        taps: dict[int, list[tuple[str, str]]] = {}
+        asked: dict[int, list[tuple[str, str]]] = {}
         for layer, readout in wanted:
-            taps.setdefault(self.position(layer), []).append((layer, readout))
+            asked.setdefault(self.position(layer), []).append((layer, readout))
         found: dict[tuple[str, str], Tensor] = {}
         x = images
-        for index in range(max(taps, default=-1) + 1):
+        for index in range(max(asked, default=-1) + 1):
             x = self.blocks[index](x)
-            for tap in taps.get(index, ()):
-                found[tap] = read(x, tap[1], self.prefix_tokens)
+            if taps := asked.get(index):
+                vectors = read_all(x, [readout for _, readout in taps], self.prefix_tokens)
+                found |= {tap: vectors[tap[1]] for tap in taps}
         return {tap: found[tap] for tap in wanted}
 
     def cut(self, name: str) -> "Chain":

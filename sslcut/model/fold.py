@@ -30,11 +30,13 @@ def _fold(block: nn.Module, before: str, after: str) -> None:
     if not isinstance(layer, nn.Conv2d | nn.Linear) or not isinstance(norm, _BatchNorm):
         return  # an identity shortcut, or a layer without norm
     assert norm.running_mean is not None and norm.running_var is not None
-    scale, shift = (norm.running_var + norm.eps).rsqrt(), -norm.running_mean
+    dtype = layer.weight.dtype
+    scale, shift = (norm.running_var.double() + norm.eps).rsqrt(), -norm.running_mean.double()
     if norm.affine:
         scale = scale * norm.weight
     if layer.bias is not None:
         shift = shift + layer.bias
-    layer.weight = nn.Parameter(layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias = nn.Parameter(shift * scale + (norm.bias if norm.affine else 0))
+    weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    bias = shift * scale + (norm.bias if norm.affine else 0)
+    layer.weight, layer.bias = nn.Parameter(weight.to(dtype)), nn.Parameter(bias.to(dtype))
     block.set_submodule(after, nn.Identity())

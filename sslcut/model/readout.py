@@ -4,7 +4,7 @@ A block's kind is its number of dimensions: 4 a map (B, C, H, W), 3 tokens (B, T
 float32 whatever the block computes in, so that a bf16 pass loses nothing more here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,44 +13,8 @@ from torch import Tensor
 from sslcut.errors import UsageError, suggestion
 from sslcut.names import READOUTS
 
+PART = 2**20  # numbers of a half-precision output that a processor turns to float32 at a time: its cache holds them
 
-def avg(x: Tensor) -> Tensor:
-    """The mean over all places of a map: (B, C, H, W) → (B, C)."""
-    return x.mean(dim=(2, 3), dtype=torch.float32)
-
-
-def grid2(x: Tensor) -> Tensor:
-    """The means of 2×2 cells of a map: (B, C, H, W) → (B, 4C).
-
-    A channel's four cells stand together: upper left, upper right, lower left, lower right, then the next channel.
-    """
-    return F.adaptive_avg_pool2d(x.float(), 2).flatten(1)
-
-
-def avg_max(x: Tensor) -> Tensor:
-    """The mean, then the maximum, over all places of a map: (B, C, H, W) → (B, 2C)."""
-    return torch.cat([avg(x), x.amax(dim=(2, 3)).float()], dim=1)
-
-
-def cls(x: Tensor, prefix_tokens: int) -> Tensor:
-    """The class token: (B, T, D) → (B, D). Raises UsageError where there is none."""
-    if prefix_tokens == 0:
-        raise UsageError("read-out `cls` needs a class token, and this network has none", hint="use `mean`")
-    return x[:, 0].float()
-
-
-def mean(x: Tensor, prefix_tokens: int) -> Tensor:
-    """The mean over the patches, without class token or registers: (B, T, D) → (B, D)."""
-    return x[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
-
-
-def cls_mean(x: Tensor, prefix_tokens: int) -> Tensor:
-    """The class token, then the mean over the patches: (B, T, D) → (B, 2D)."""
-    return torch.cat([cls(x, prefix_tokens), mean(x, prefix_tokens)], dim=1)
-
-
-MAPS: dict[str, Callable[[Tensor], Tensor]] = {"avg": avg, "grid2": grid2, "avg+max": avg_max}
-TOKENS: dict[str, Callable[[Tensor, int], Tensor]] = {"cls": cls, "mean": mean, "cls+mean": cls_mean}
 FITTING = {sides + 2: names for sides, names in READOUTS.items()}  # beside its sides an output has batch and width
 
 
@@ -73,9 +37,70 @@ def read(x: Tensor, readout: str, prefix_tokens: int) -> Tensor:
 
     Raises UsageError where the read-out does not fit the output's kind.
     """
-    if readout not in readouts(x.ndim):
-        what = f"read-out `{readout}` does not fit an output of shape {tuple(x.shape)}"
-        raise UsageError(what, hint=suggestion(readout, readouts(x.ndim), "fitting"))
+    return read_all(x, [readout], prefix_tokens)[readout]
+
+
+def read_all(x: Tensor, names: Sequence[str], prefix_tokens: int) -> dict[str, Tensor]:
+    """What `read` gives for each of `names`, from one reduction where they can share it: `avg` is the mean of `grid2`.
+
+    On a processor a half-precision output becomes float32 part by part, never as a whole.
+    """
+    for name in names:
+        if name not in readouts(x.ndim):
+            what = f"read-out `{name}` does not fit an output of shape {tuple(x.shape)}"
+            raise UsageError(what, hint=suggestion(name, readouts(x.ndim), "fitting"))
+    if x.is_cuda or x.dtype == torch.float32 or x.ndim == 2:
+        return _read(x, names, prefix_tokens)
+    step = max(1, PART // max(1, x[:1].numel()))
+    parts = [_read(part, names, prefix_tokens) for part in torch.split(x, step)]
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
+
+
+def _read(x: Tensor, names: Sequence[str], prefix_tokens: int) -> dict[str, Tensor]:
     if x.ndim == 4:
-        return MAPS[readout](x)
-    return TOKENS[readout](x, prefix_tokens) if x.ndim == 3 else x.float()
+        return _of_map(x, names)
+    if x.ndim == 3:
+        return {name: _of_tokens(x, name, prefix_tokens) for name in names}
+    return {name: x.float() for name in names}
+
+
+def _of_map(x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of a map (B, C, H, W): `avg` the mean over all places (B, C), `avg+max` that and the maximum (B, 2C).
+
+    `grid2` (B, 4C) is the means of 2×2 cells, a channel's four together: upper left, upper right, lower left and right.
+    """
+    cells = _cells(x) if "grid2" in names else None
+    # cells of one size: the mean of their means is the map's
+    average = cells.mean(dim=(2, 3)) if cells is not None and _even(x) else x.mean(dim=(2, 3), dtype=torch.float32)
+    found = {"avg": average}
+    if cells is not None:
+        found["grid2"] = cells.flatten(1)
+    if "avg+max" in names:
+        found["avg+max"] = torch.cat([average, x.amax(dim=(2, 3)).float()], dim=1)
+    return {name: found[name] for name in names}
+
+
+def _cells(x: Tensor) -> Tensor:
+    """The means of 2×2 cells of a map, (B, C, 2, 2) float32; at odd sides the middle is in both, as torch pools."""
+    if x.is_cuda and _even(x):  # a GPU's `mean` sums half precision in float32 without a float32 map
+        count, channels, height, width = x.shape
+        halves = x.reshape(count, channels, 2, height // 2, width).mean(dim=3, dtype=torch.float32)
+        return halves.reshape(count, channels, 2, 2, width // 2).mean(dim=4)
+    return F.adaptive_avg_pool2d(x.float(), 2)
+
+
+def _even(x: Tensor) -> bool:
+    return x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+
+
+def _of_tokens(x: Tensor, name: str, prefix_tokens: int) -> Tensor:
+    """Of tokens (B, T, D): `cls` the class token, `mean` over the patches, without class token or registers; (B, D).
+
+    `cls+mean` (B, 2D) is both. Raises UsageError where there is no class token.
+    """
+    if name == "mean":
+        return x[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
+    if prefix_tokens == 0:
+        raise UsageError("read-out `cls` needs a class token, and this network has none", hint="use `mean`")
+    first = x[:, 0].float()
+    return first if name == "cls" else torch.cat([first, _of_tokens(x, "mean", prefix_tokens)], dim=1)

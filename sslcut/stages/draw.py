@@ -18,7 +18,7 @@ IMAGES = 12
 def run(recipe: Recipe, out: Path) -> Iterator[Event]:
     """Draw training images from all over the data, and their views of the first epoch, into `out`; yields its path."""
     document = recipe.dump()
-    opened = open_data(document["data"], document["seed"])
+    opened = yield from open_data(document["data"], document["seed"])
     yield Note(f"data: {describe(opened.dataset)}")
     yield from (Warn(text) for text in opened.dataset.warnings)
     images = opened.train

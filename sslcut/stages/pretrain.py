@@ -101,7 +101,7 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     train, classes, images = document["train"], 2, ""
     size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
     try:
-        opened = open_data(document["data"], document["seed"])
+        opened = yield from open_data(document["data"], document["seed"])
     except AbsentError as absent:
         yield Warn(f"the data is not here: {absent}")
     else:
@@ -132,7 +132,7 @@ class _Training:
     def run(self) -> Generator[Event, None, Step]:
         """Train and write; yields what happens and returns the step that was done."""
         document = self.document
-        opened = open_data(document["data"], document["seed"])
+        opened = yield from open_data(document["data"], document["seed"])
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
         method, labels = make_method(document, opened)

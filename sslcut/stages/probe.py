@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sslcut import checkpoint, header
 from sslcut.atomic import make_folder, write_text
-from sslcut.data.images import FOLDS, Images, Subset, Task, content_hashes, describe, folds, labels_of
+from sslcut.data.images import FOLDS, Images, Subset, Task, describe, folds, labels_of
 from sslcut.data.opening import Joined, Opened, open_data
 from sslcut.data.strata import choose
 from sslcut.errors import InputError, UsageError, suggestion
@@ -22,9 +22,10 @@ from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
 from sslcut.metrics.assemble import measure
-from sslcut.metrics.extract import Tap, estimate_batchnorm, features, pixels, seconds_per_1000, taps
+from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.layer import rows_of as part_rows
+from sslcut.metrics.store import Store
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
@@ -208,29 +209,32 @@ class _Probing:
         started = time.monotonic()
         network = checkpoint.load(self.source.path)
         seed = self.document["seed"]
-        opened = open_data(self.document["data"], self.division_seed(), size=network.input.size)
+        opened = yield from open_data(self.document["data"], self.division_seed(), size=network.input.size)
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
         rows = rows_of(opened, self.probe, seed)
         wanted = self.wanted(network)
-        measured_layers = yield from self.features(network, rows.images, wanted, "features")
-        untrained = yield from self.untrained(network, opened, rows, wanted)
-        results, predictions = yield from measure(
-            measured_layers,
-            rows.tasks,
-            rows.folds,
-            reference=self.reference(network),
-            end=self.end(network, wanted),
-            group=rows.images.group,
-            probes=self.probe["probes"],
-            measures=self.probe["measures"],
-            scale=self.probe["scale"],
-            fractions=self.probe["fractions"],
-            seed=seed,
-            bootstrap=self.probe["bootstrap"],
-            untrained=untrained,
-            pixels=pixels(rows.images) if self.probe["pixels"] else None,
-        )
+        sources = self.sources(network, opened, rows, wanted)
+        widths = [width for source in sources.values() for width in source.widths.values()]
+        with closing(Store(len(rows.images), widths, self.memory, self.target.parent)) as store:
+            found = yield from self.features(sources, rows.images, store)
+            results, predictions = yield from measure(
+                found["trained"],
+                rows.tasks,
+                rows.folds,
+                reference=self.reference(network),
+                end=self.end(network, wanted),
+                group=rows.images.group,
+                probes=self.probe["probes"],
+                measures=self.probe["measures"],
+                scale=self.probe["scale"],
+                fractions=self.probe["fractions"],
+                seed=seed,
+                memory=store.left,
+                bootstrap=self.probe["bootstrap"],
+                untrained=found.get("untrained"),
+                pixels=found["pixels"][0] if "pixels" in found else None,
+            )
         layer, readout = self.reference(network)
         reference = {"reference": {"layer": layer, "readout": readout}}
         results = {**self.about(opened, rows), **reference, **results, "cost": self.cost(network)}
@@ -267,25 +271,35 @@ class _Probing:
     def _trained_end(self) -> str:
         return blueprint(self.source.document["model"]).backbone
 
-    def features(
-        self, network: Network, images: Images, wanted: list[Tap], text: str
-    ) -> Generator[Event, None, list[Layer]]:
-        found, seconds = yield from features(network, images, wanted, device=self.device, memory=self.memory, text=text)
-        yield Note(f"{text} of {len(images):,} images at {len(wanted)} layers and read-outs in {seconds:.1f} s")
+    def sources(self, network: Network, opened: Opened, rows: Rows, wanted: list[Tap]) -> dict[str, Source]:
+        """All that is read of the images in one pass: the network, its untrained twin, the pixels."""
+        precision = self.probe["precision"]
+        found: dict[str, Source] = {"trained": Taps(network, wanted, self.device, precision)}
+        if self.probe["untrained"] and rows.tasks:
+            found["untrained"] = Taps(self.untrained(network, opened), wanted, self.device, precision)
+        if self.probe["pixels"] and rows.tasks:
+            found["pixels"] = Pixels(rows.images.size)
         return found
 
-    def untrained(
-        self, network: Network, opened: Opened, rows: Rows, wanted: list[Tap]
-    ) -> Generator[Event, None, list[Layer] | None]:
-        """The same taps of the network as it was drawn, with batch-norm statistics of the training images."""
-        if not self.probe["untrained"] or not rows.tasks:
-            return None
+    def untrained(self, network: Network, opened: Opened) -> Network:
+        """The network as it was drawn, with batch-norm statistics of the training images."""
         recipe = self.source.document.get("recipe") or {}
         torch.manual_seed(recipe.get("seed", self.document["seed"]))
         chain = build(self.source.document["model"]).cut(network.names[-1])
         drawn = Network(chain, network.readout, network.input)
         estimate_batchnorm(drawn, opened.train, self.device)
-        return (yield from self.features(drawn, rows.images, wanted, "features of the untrained network"))
+        return drawn
+
+    def features(
+        self, sources: dict[str, Source], images: Images, store: Store
+    ) -> Generator[Event, None, dict[str, list[Layer]]]:
+        """The layers of every source, by its name; a note says how long it took and where they are."""
+        started = time.monotonic()
+        found = yield from features(list(sources.values()), images, store, device=self.device, text="features")
+        spent, count = time.monotonic() - started, len(sources["trained"].widths)
+        what = f"features of {len(images):,} images at {count} layers and read-outs ({', '.join(sources)})"
+        yield Note(f"{what} in {spent:.1f} s: {store.place}")
+        return dict(zip(sources, found, strict=True))
 
     def cost(self, network: Network) -> list[dict[str, Any]]:
         """Parameters, FLOPs and measured time of reading at each layer: everything up to and including it."""
@@ -329,7 +343,7 @@ class _Probing:
         """The predictions first: results that are there always have theirs."""
         for part, prefix in (("test", ""), ("validation", "validation.")):
             indices = part_rows(rows.folds, part)
-            predictions[f"{prefix}image"] = content_hashes(rows.images, indices)
+            predictions[f"{prefix}image"] = rows.images.hashes(indices)
             if rows.images.group is not None:
                 predictions[f"{prefix}group"] = rows.images.group[indices]
         about = {"format": header.FORMAT, "kind": "predictions", "hash": self.key}

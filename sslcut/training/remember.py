@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from sslcut.atomic import write_text
+from sslcut.atomic import cache_folder, write_text
 from sslcut.errors import MachineError
 from sslcut.provenance import processor
 from sslcut.training.world import Precision
@@ -37,9 +35,3 @@ def remembered(task: Mapping[str, Any], device: torch.device, measure: Callable[
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({**known, key: asdict(found)}, indent=1))
     return found
-
-
-def cache_folder() -> Path:
-    """Where sslcut keeps what it can make again: `$XDG_CACHE_HOME/sslcut`, else `~/.cache/sslcut`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sslcut"
