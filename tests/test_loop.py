@@ -1,8 +1,12 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from sslcut.data.ahead import ahead
 from sslcut.data.images import ArrayImages
 from sslcut.data.samplers import Sampler, order
 from sslcut.data.views import Crop, ViewMaker
@@ -60,6 +65,26 @@ def weights(method):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class OnDisk(ArrayImages):
+    """Images that are read by the thread that reads ahead; the read that begins after `last` others fails."""
+
+    resident = False
+
+    def __init__(self, images, last=1000):
+        super().__init__(images.pixels, {})
+        self.left = last
+
+    def read(self, indices):
+        self.left -= 1
+        if self.left < 0:
+            raise InputError("b.png cannot be read")
+        return super().read(indices)
+
+
+def readers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 class Kept:
@@ -201,6 +226,78 @@ def test_a_gradient_is_clipped_to_the_asked_norm(monkeypatch):
     )
     list(run(method_of(), replace(PLAN, clip=0.01)))
     assert torch.stack(norms).tolist() == pytest.approx([0.01] * 9, rel=1e-3)
+
+
+# The next batch
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_images_read_ahead_train_the_same_weights_to_the_bit_from_any_step(at):
+    kept, whole, other = Kept(), method_of(), method_of(seed=1)
+    list(run(whole, replace(PLAN, state_every_seconds=0.0), save=kept))
+    list(run(other, images=OnDisk(images_of()), state=kept.states[at]))
+    assert same(weights(whole), weights(other)) and not readers()
+
+
+def test_a_signal_loses_no_batch_that_was_read_ahead():
+    whole, stopped, resumed, kept = method_of(), method_of(), method_of(seed=1), Kept()
+    list(run(whole))
+    with pytest.raises(KeyboardInterrupt, match="the state is saved"):
+        for event in run(stopped, images=OnDisk(images_of()), save=kept):
+            if isinstance(event, Epoch):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert not readers()
+    list(run(resumed, images=OnDisk(images_of()), state=kept.states[-1]))
+    assert same(weights(whole), weights(resumed))
+
+
+def test_an_image_that_cannot_be_read_ends_training_at_its_batch_and_leaves_no_thread():
+    steps = []
+    with pytest.raises(InputError, match=r"b\.png cannot be read"):
+        for event in run(method_of(), images=OnDisk(images_of(), last=7)):
+            steps.append(event)
+    assert [e.epoch for e in steps if isinstance(e, Epoch)] == [1, 2] and not readers()
+
+
+def test_a_training_that_is_left_stops_reading():
+    training = run(method_of(), images=OnDisk(images_of()))
+    next(training)
+    training.close()
+    assert not readers()
+
+
+GROWTH = """
+import ctypes, sys
+from pathlib import Path
+sys.path.insert(0, "TESTS")
+from test_loop import Epoch, PLAN, images_of, method_of, replace, run
+from sslcut.training.updates import Joint
+
+def held():
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept for later is not held
+    return int(next(line for line in Path("/proc/self/status").open() if line.startswith("RssAnon")).split()[1]) / 1024
+
+def growth(images, plan):
+    sizes = [held() for event in run(method_of(), plan, images) if isinstance(event, Epoch)]
+    return sizes[-1] - sizes[0]
+
+images, plan = images_of(256), replace(PLAN, epochs=6, batch_size=128)
+print(growth(images, plan))
+step, kept = Joint.step, []
+Joint.step = lambda self, views, labels, progress: (kept.append(views), step(self, views, labels, progress))[1]
+print(growth(images, plan))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_memory_does_not_grow_from_epoch_to_epoch_and_would_be_seen_to():
+    code = GROWTH.replace("TESTS", str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    flat, leaking = map(float, done.stdout.split())
+    views = 2 * 128 * 3 * 16 * 16 * 4 / 2**20  # of a batch, in MB
+    assert flat < views  # a batch kept each epoch would have added five
+    assert leaking > 0.8 * 5 * 2 * views  # the second training kept both batches of each
 
 
 # When training goes wrong
@@ -358,3 +455,27 @@ def test_the_effective_rank_is_rankme_of_the_singular_values(shape):
 
 def test_a_time_to_wait_is_said_in_words():
     assert [duration(s) for s in (44.6, 720, 12600)] == ["45 s", "12 min", "3.5 h"]
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_on_a_gpu_never_makes_the_host_wait(name, optimizer):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda:0")
+    plan = replace(PLAN, device=device, precision=Precision("bf16", True), optimizer={"name": optimizer}, clip=1.0)
+    method, images = method_of(name), images_of()
+    training = loop._Run(method, images, torch.arange(len(images)) % CLASSES, views_of(method), plan, None)
+    with closing(ahead(images, training.order(), device)) as batches:
+        training.step(*next(batches))  # constants, optimiser states and kernels are made once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(2):
+                loss, _ = training.step(*next(batches))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert loss.is_cuda and loss.isfinite()

@@ -13,7 +13,7 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 from sslcut.data import colour, exact
 from sslcut.data.parameters import ORDERS, draw
 from sslcut.data.policies import Policy, byol, simclr, supervised, vicreg
-from sslcut.data.resample import resample, weights
+from sslcut.data.resample import resample, taps
 from sslcut.data.views import Crop, ViewMaker, normalise
 from sslcut.errors import UsageError
 from sslcut.registry import AUGMENTATIONS
@@ -202,8 +202,7 @@ def test_resampling_is_torchvisions_resized_crop_and_flip(size):
     top, left = torch.tensor([0, 3, 11, 0, 5, 23]), torch.tensor([0, 7, 2, 20, 1, 0])
     height, width = torch.tensor([24, 20, 5, 24, 2, 1]), torch.tensor([24, 9, 22, 4, 23, 24])
     flip = torch.tensor([False, True, True, False, True, False])
-    rows, columns = weights(top, height, size, 24), weights(left, width, size, 24, flip)
-    ours = resample(pixels.transpose(1, 2).contiguous(), rows, columns)
+    ours = resample(pixels, taps(top, height, size, 24), taps(left, width, size, 24, flip)).mT
     for i, image in enumerate(pixels):
         theirs = F.resized_crop(
             image, int(top[i]), int(left[i]), int(height[i]), int(width[i]), [size, size], antialias=True
@@ -267,27 +266,55 @@ def test_exact_views_are_torchvisions_operator_by_operator(policy, strength, siz
     assert error.max() < 1e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"blur": 1.0, "kernel": 0.25}])
+@pytest.mark.parametrize("options", [{}, {"blur": 1.0, "kernel": 0.25}, {"blur": 1e-9}, {"solarise": 1.0}])
 def test_fast_views_are_the_exact_ones_where_no_colour_changes(options):
     pixels, plain = picture(), {"jitter": 0.0, "grey": 0.0, "blur": 0.0, **options}
     fast, slow = (maker(exact=exact, **plain)(pixels, torch.arange(6), 0).crops[0] for exact in (False, True))
     assert torch.allclose(fast, slow, atol=1e-4)
 
 
+def mixed(images: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    matrix, lift = colour.mixing(images, own)
+    return torch.einsum("bij,bjhw->bihw", matrix, images) + lift
+
+
 def test_fast_colours_are_the_exact_ones_but_for_hue_and_clamps():
     images = 0.4 + 0.2 * picture() / 255  # far from black and white, so that nothing is clamped
     own = {name: torch.linspace(0.8, 1.2, 6) for name in ("brightness", "contrast", "saturation")}
     own |= {"hue": torch.zeros(6), "order": torch.arange(6) * 4, "grey": torch.arange(6) == 2}
-    assert torch.allclose(colour.recolour(images, own), exact.recolour(images.clone(), own), atol=1e-3)
+    assert torch.allclose(mixed(images, own), exact.recolour(images.clone(), own), atol=1e-3)
 
 
 def test_a_fast_turn_of_the_hue_keeps_the_luma_and_runs_as_hsvs_does():
     images = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2) * 0.5 + 0.25
     own = {name: torch.ones(3) for name in ("brightness", "contrast", "saturation")}
     own |= {"hue": torch.full((3,), 1 / 3), "grey": torch.zeros(3, dtype=torch.bool)}
-    turned = colour.recolour(images, own)
+    turned = mixed(images, own)
     assert torch.allclose(exact.grey(turned), exact.grey(images), atol=1e-3)
     assert turned[:, :, 0, 0].argmax(dim=1).tolist() == [1, 2, 0]  # red → green → blue → red
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+def test_fast_views_are_jittered_then_clamped_then_solarised_then_normalised(strength):
+    pixels = picture(24)
+    views = maker([Crop(1, 24, (0.2, 1.0))], "vicreg", strength, blur=0.0)(pixels, torch.arange(24), 0)
+    own = {name: values[0] for name, values in views.drawn.items()}
+    cut = resample(
+        pixels / 255, taps(own["top"], own["height"], 24, 24), taps(own["left"], own["width"], 24, 24, own["flip"])
+    ).mT
+    jittered = mixed(cut.contiguous(), own)
+    expected = jittered.clamp(0, 1)
+    expected[own["solarise"]] = F.solarize(expected[own["solarise"]], 0.5)
+    assert (jittered - jittered.clamp(0, 1)).abs().max() > 0.1 and own["solarise"].any()
+    assert torch.allclose(views.crops[0][0], F.normalize(expected, MEAN, STD), atol=1e-5)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_batch_that_is_worked_on_in_parts_has_the_same_views(monkeypatch, exact):
+    pixels, make = picture(), maker(exact=exact)
+    whole = make(pixels, torch.arange(6), 0).crops[0]
+    monkeypatch.setattr("sslcut.data.views.ROOM", 4 * 3 * 24**2 * 4)
+    assert torch.allclose(make(pixels, torch.arange(6), 0).crops[0], whole, atol=1e-5)
 
 
 def test_fast_and_exact_views_have_nearly_the_same_statistics():
@@ -300,7 +327,7 @@ def test_fast_and_exact_views_have_nearly_the_same_statistics():
 
 def test_solarising_inverts_the_bright_half_of_those_that_drew_it():
     images = torch.tensor([0.2, 0.5, 0.9]).expand(2, 3, 1, 3).clone()
-    ours = colour.solarise(images, torch.tensor([True, False]))
+    ours = colour.solarise(images, torch.tensor([True, False]), 0.5)
     assert ours[0, 0, 0].tolist() == pytest.approx([0.2, 0.5, 0.1])
     assert ours[1, 0, 0].tolist() == pytest.approx([0.2, 0.5, 0.9])
 
@@ -318,3 +345,19 @@ def test_a_contact_sheet_without_views_is_a_grid_and_wants_a_caption_for_each_im
     assert contact_sheet(picture(9), None, MEAN, STD, ["a caption far wider than its picture"] * 9).size == (804, 236)
     with pytest.raises(ValueError):
         contact_sheet(picture(3), None, MEAN, STD, ["only one"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_gpu_makes_the_same_views_without_the_host_waiting(exact):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    make, indices = maker(policy="vicreg", exact=exact), torch.arange(6)
+    pixels, there = picture().cuda(), indices.cuda()
+    make(pixels, there, 0)  # sends the constants, once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        views = make(pixels, there, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(views.crops[0].cpu(), make(picture(), indices, 1).crops[0], atol=1e-3)

@@ -19,27 +19,31 @@ GREY = LUMA.expand(3, 3)  # every channel becomes the luma
 CHROMA = torch.eye(3) - GREY
 # A quarter turn of the chroma, from red towards green as HSV's hue runs: I becomes Q, Q becomes -I.
 QUARTER = torch.linalg.inv(YIQ) @ torch.stack([torch.zeros(3), YIQ[2], -YIQ[1]]) @ CHROMA
-MIDDLE = 0.5  # a solarised image inverts what is at least this bright
 
 
-def recolour(images: Tensor, drawn: Drawn) -> Tensor:
-    """Images (B, 3, h, w) in [0, 1] jittered and greyed as drawn, each value (B,); the result may leave [0, 1]."""
+def mixing(images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+    """The jitter and grey that were drawn for images (B, 3, h, w), as a matrix (B, 3, 3) and a summand (B, 1, 1, 1).
+
+    Each value of `drawn` is (B,); the summand is in the images' unit, and the result may leave their range.
+    """
     weights, basis = _constants(images.device)
-    luma = images.mean(dim=(2, 3)) @ weights  # (B,)
+    luma = images.flatten(2).mean(dim=2) @ weights  # (B,)
     gain = drawn["brightness"] * drawn["contrast"]
     lift = drawn["brightness"] * (1 - drawn["contrast"]) * luma
     chroma = torch.where(drawn["grey"], 0.0, drawn["saturation"])
     angle = 2 * torch.pi * drawn["hue"]
     parts = torch.stack([gain, gain * chroma * angle.cos(), gain * chroma * angle.sin()], dim=1)  # (B, 3)
-    matrix = (parts @ basis).view(-1, 3, 3)
-    return torch.baddbmm(lift[:, None, None], matrix, images.flatten(2)).view_as(images)
+    return (parts @ basis).view(-1, 3, 3), lift[:, None, None, None]
 
 
-def solarise(images: Tensor, drew: Tensor) -> Tensor:
-    """Images (B, 3, h, w) in [0, 1], changed in place: those that drew it have their bright pixels inverted."""
+def solarise(images: Tensor, drew: Tensor, middle: Tensor | float) -> Tensor:
+    """Images (B, 3, h, w), changed in place: those that drew it have what is brighter than `middle` inverted.
+
+    `middle`, a number or (3, 1, 1), is half way between black and white, so that to invert is to reflect about it.
+    """
     part = drawers(drew)
     chosen = images[part]
-    images[part] = torch.where((chosen >= MIDDLE) & drew[part, None, None, None], 1 - chosen, chosen)
+    images[part] = torch.where(drew[part, None, None, None], middle - (chosen - middle).abs(), chosen)
     return images
 
 

@@ -4,6 +4,8 @@ A number is a hash of (seed, epoch, image, draw): SplitMix64 (Steele, Lea & Floo
 No generator has a state, so another batch size, order, device, number of processes or a restart gives the same numbers.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -18,22 +20,28 @@ def uniform(seed: int, epoch: int, indices: Tensor, draws: Tensor) -> Tensor:
     `indices` are the images' places in the whole data set and `draws` count what one image draws in one epoch. `seed`
     and `epoch` may be any integers; the numbers are made where `indices` lie and are the same on every device.
     """
-    key = _mix(torch.tensor(_signed(seed)))
-    for counter in (torch.tensor(_signed(epoch)), indices, draws.to(indices.device)):
+    key = _key(seed, epoch)
+    for counter in (indices, draws.to(indices.device)):
         key = _mix(key + _signed(GAMMA) * (counter + 1))
-    return _shifted(key, 64 - BITS).double() * 2.0**-BITS
+    return _shifted(key, 64 - BITS).double().mul_(2.0**-BITS)
+
+
+@lru_cache(maxsize=8)
+def _key(seed: int, epoch: int) -> Tensor:
+    """What all numbers of an epoch have in common; on the CPU, where a scalar goes to any device with its operator."""
+    return _mix(_mix(torch.tensor(_signed(seed))) + _signed(GAMMA) * (torch.tensor(_signed(epoch)) + 1))
 
 
 def _mix(state: Tensor) -> Tensor:
     """SplitMix64's finaliser: every bit of the state reaches every bit of the result."""
     for distance, factor in MIXERS:
-        state = (state ^ _shifted(state, distance)) * _signed(factor)
-    return state ^ _shifted(state, 31)
+        state = _shifted(state, distance).bitwise_xor_(state).mul_(_signed(factor))
+    return _shifted(state, 31).bitwise_xor_(state)
 
 
 def _shifted(state: Tensor, distance: int) -> Tensor:
     """A shift right that fills with zeros, where torch's own repeats the sign."""
-    return (state >> distance) & ((1 << (64 - distance)) - 1)
+    return (state >> distance).bitwise_and_((1 << (64 - distance)) - 1)
 
 
 def _signed(number: int) -> int:

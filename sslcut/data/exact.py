@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslcut.data.parameters import ORDERS, Drawn, drawers
-from sslcut.data.resample import blur_weights
+from sslcut.data.resample import blurred
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights, which sum to 0.9999
 SIXTHS = (5, 3, 1)  # where red, green and blue stand on the hue circle, for `turn`
@@ -32,11 +32,8 @@ def recolour(images: Tensor, drawn: Drawn) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, kernel: float) -> Tensor:
-    """Images (B, 3, h, h) blurred with sigma (B,), 0 for none, by a kernel of that share of the side; in place."""
-    part = drawers(sigma > 0)
-    weight = blur_weights(sigma[part], images.shape[3], kernel)[:, None]  # the same for rows and columns
-    images[part] = weight @ images[part] @ weight.mT
-    return images
+    """Images (B, 3, h, h) blurred with sigma (B,), 0 for none, by a kernel of that share of the side."""
+    return blurred(blurred(images, sigma, kernel).mT.contiguous(), sigma, kernel).mT
 
 
 def grey(images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ SINGLES = (
     *("top", "left", "flip", "jitter", "brightness", "contrast", "saturation", "hue"),
     *("order", "grey", "blur", "sigma", "solarise"),
 )
+JITTER = slice(2 * TRIES + SINGLES.index("brightness"), 2 * TRIES + SINGLES.index("hue") + 1)
 PER_VIEW = 64  # counters kept for each view, so that a new name moves no number of the next view
 ORDERS = tuple(permutations(range(4)))  # of brightness, contrast, saturation, hue
 
@@ -55,7 +56,8 @@ def draw(policy: Policy, scales: Sequence[Range], size: int, *, seed: int, epoch
         "height": height,
         "width": width,
         **{name: happens[name] for name in ("flip", "grey", "solarise")},
-        **_jitter(policy, single, happens["jitter"]),
+        **_jitter(policy, numbers[JITTER], happens["jitter"]),
+        "order": (single["order"] * len(ORDERS)).long(),
         "blur": torch.where(happens["blur"], sigma, 0.0).float(),
     }
 
@@ -78,15 +80,15 @@ def _sides(areas: Tensor, ratios: Tensor, scales: Sequence[Range], size: int) ->
     return height, width
 
 
-def _jitter(policy: Policy, single: Drawn, jittered: Tensor) -> Drawn:
-    """Colour factors, a hue and the order they come in; the identity for those that are not jittered."""
-    factors = {}
-    for name in ("brightness", "contrast", "saturation"):
-        amplitude = getattr(policy, name)
-        factor = _between((max(0.0, 1 - amplitude), 1 + amplitude), single[name])
-        factors[name] = torch.where(jittered, factor, 1.0).float()
-    hue = torch.where(jittered, _between((-policy.hue, policy.hue), single["hue"]), 0.0).float()
-    return {**factors, "hue": hue, "order": (single["order"] * len(ORDERS)).long()}
+def _jitter(policy: Policy, numbers: Tensor, jittered: Tensor) -> Drawn:
+    """Colour factors and a hue from uniform numbers (4, V, B); the identity for those that are not jittered."""
+    device = numbers.device
+    amplitudes = (policy.brightness, policy.contrast, policy.saturation)
+    low = _column((*(max(0.0, 1 - amplitude) for amplitude in amplitudes), -policy.hue), device)
+    high = _column((*(1 + amplitude for amplitude in amplitudes), policy.hue), device)
+    drawn = torch.lerp(low[:, None], high[:, None], numbers)
+    values = torch.where(jittered, drawn, _column((1.0, 1.0, 1.0, 0.0), device)[:, None]).float()
+    return dict(zip(("brightness", "contrast", "saturation", "hue"), values, strict=True))
 
 
 def _between(ends: Range, numbers: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """A batch of images → its augmented views, made for the whole batch at once on the device where the images lie.
 
 A view is cut out, resized, flipped, recoloured, greyed, blurred, solarised and normalised, in this order. Exact views
-do it operator by operator as torchvision does. Fast ones put the blur into the resampling and the colours into one
-matrix, which is the same but for the clamps between the steps and for the hue.
+do it operator by operator as torchvision does. Fast ones blur while they resample and put the colours and the
+normalisation into one matrix, which is the same but for the clamps between the steps and for the hue.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from sslcut.data import colour, exact
 from sslcut.data.parameters import Drawn, draw
-from sslcut.data.resample import blurred, resample, weights
+from sslcut.data.resample import Taps, resample, taps
 from sslcut.errors import UsageError
 from sslcut.registry import AUGMENTATIONS
 
-WHITE = 255  # of a uint8 image
-CHUNK = 64  # images that a CPU works on together: few enough for its caches
+WHITE = 255
+ROOM = 3 << 20  # bytes that a CPU fills with float32 images before it goes on to the next: its caches hold a few such
 
 
 class Views(NamedTuple):
@@ -72,6 +72,8 @@ class ViewMaker:
         self.crops, self.exact, self.seed = tuple(crops), exact, seed
         self.policy = AUGMENTATIONS.load(policy)(**options).at(strength)
         self.mean, self.std = tuple(mean), tuple(std)
+        views = sum(crop.count for crop in crops)
+        self.blurs, self.solarises = (any(self.policy.probability(name, views)) for name in ("blur", "solarise"))
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, indices: Tensor, epoch: int) -> Views:
@@ -80,31 +82,46 @@ class ViewMaker:
         scales = [self.policy.crop_scale(crop.scale) for crop in self.crops for _ in range(crop.count)]
         drawn = draw(self.policy, scales, pixels.shape[3], seed=self.seed, epoch=epoch, indices=indices.to(device))
         groups = tuple(_empty(crop, count, device) for crop in self.crops)
-        scale, shift = _normaliser(self.mean, self.std, device)
-        step = CHUNK if device.type == "cpu" else max(count, 1)
-        with torch.autocast(device.type, enabled=False):  # whose half precision would round the resampled pixels
-            for start in range(0, count, step):
-                part = slice(start, start + step)
-                source = _in_lines(pixels[part])
-                for view, target in enumerate(image for group in groups for image in group):
-                    own = {name: values[view, part] for name, values in drawn.items()}
-                    image = self._image(source, own, target.shape[3])
-                    target[part] = image.mul_(scale).add_(shift)  # faster than one step that also changes the layout
+        with torch.autocast(device.type, enabled=False):  # whose half precision would round the pixels
+            for view, target in enumerate(image for group in groups for image in group):
+                self._fill(target, pixels, {name: values[view] for name, values in drawn.items()})
         return Views(groups, self.crops[0].count, drawn)
 
-    def _image(self, source: Tensor, drawn: Drawn, size: int) -> Tensor:
-        """One view of a source in lines (B, S, 3, S): (B, 3, size, size) in [0, 1]."""
-        kernel = self.policy.kernel
-        rows = weights(drawn["top"], drawn["height"], size, source.shape[1])
-        columns = weights(drawn["left"], drawn["width"], size, source.shape[1], drawn["flip"])
-        if self.exact:
-            images = exact.recolour(resample(source, rows, columns), drawn)
-            images = exact.blur(images, drawn["blur"], kernel)
+    def _fill(self, target: Tensor, pixels: Tensor, drawn: Drawn) -> None:
+        """Make one view (B, 3, h, h) of each image by what was drawn for it, each value (B,)."""
+        size, source = target.shape[3], pixels.shape[3]
+        rows = taps(drawn["top"], drawn["height"], size, source)
+        columns = taps(drawn["left"], drawn["width"], size, source, drawn["flip"])
+        make = self._exact if self.exact else self._fast
+        for part in _chunks(len(target), max(size, source), target.device):
+            own = {name: values[part] for name, values in drawn.items()}
+            images = make(pixels[part].float(), rows.of(part), columns.of(part), own)
+            for channel in range(3):  # three copies of planes are faster than one that reorders the channels too
+                target[part, channel] = images[:, channel].mT
+
+    def _fast(self, source: Tensor, rows: Taps, columns: Taps, drawn: Drawn) -> Tensor:
+        """Normalised views lying on their side, (B, 3, w, h), of sources (B, 3, S, S) from 0 to 255."""
+        scale, shift = _normaliser(self.mean, self.std, source.device)
+        images = resample(source, rows, columns, drawn["blur"] if self.blurs else None, self.policy.kernel)
+        if self.policy.colours:
+            matrix, lift = colour.mixing(images, drawn)
+            images = torch.bmm(scale[:, 0] * matrix, images.flatten(2)).view_as(images)
+            images += torch.addcmul(shift, lift, scale)
+            for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+                images[:, channel].clamp_(-mean / std, (1 - mean) / std)  # black and white
         else:
-            rows, columns = (blurred(weight, drawn["blur"], kernel) for weight in (rows, columns))
-            images = resample(source, rows, columns)
-            images = colour.recolour(images, drawn) if self.policy.colours else images
-        return colour.solarise(images.clamp_(0, 1), drawn["solarise"])
+            images.mul_(scale).add_(shift)
+        return colour.solarise(images, drawn["solarise"], WHITE / 2 * scale + shift) if self.solarises else images
+
+    def _exact(self, source: Tensor, rows: Taps, columns: Taps, drawn: Drawn) -> Tensor:
+        """The same as `_fast`, operator by operator."""
+        scale, shift = _normaliser(self.mean, self.std, source.device)
+        images = exact.recolour(resample(source, rows, columns).div_(WHITE), drawn)
+        if self.blurs:
+            images = exact.blur(images, drawn["blur"], self.policy.kernel)
+        images = images.clamp_(0, 1).mul_(WHITE)
+        images = colour.solarise(images, drawn["solarise"], WHITE / 2) if self.solarises else images
+        return images.mul_(scale).add_(shift)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -113,14 +130,14 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     `mean` and `std` hold a value for each channel, for pixels in [0, 1].
     """
     scale, shift = _normaliser(tuple(mean), tuple(std), pixels.device)
-    return pixels.float().mul_(scale / WHITE).add_(shift)
+    return pixels.float().mul_(scale).add_(shift)
 
 
 @cache
 def _normaliser(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factor and summand (3, 1, 1) that normalise pixels in [0, 1]; kept, so that a GPU gets them once."""
+    """Factor and summand (3, 1, 1) that normalise pixels from 0 to 255; kept, so that a GPU gets them once."""
     centre, spread = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
-    return (1 / spread).float().to(device), (-centre / spread).float().to(device)
+    return (1 / (WHITE * spread)).float().to(device), (-centre / spread).float().to(device)
 
 
 def _empty(crop: Crop, count: int, device: torch.device) -> Tensor:
@@ -130,6 +147,7 @@ def _empty(crop: Crop, count: int, device: torch.device) -> Tensor:
     return images.view(crop.count, count, *shape)
 
 
-def _in_lines(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) → (B, S, 3, S) in [0, 1]: a line holds its three channels, as `resample` reads it."""
-    return pixels.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(WHITE)
+def _chunks(count: int, side: int, device: torch.device) -> Iterator[slice]:
+    """The parts of a batch that are worked on together: few enough images for a CPU's caches, all of them on a GPU."""
+    size = max(1, ROOM // (3 * side**2 * 4)) if device.type == "cpu" else max(count, 1)
+    return (slice(start, start + size) for start in range(0, count, size))

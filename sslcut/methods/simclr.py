@@ -33,6 +33,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     """
     batch = z.shape[1]
     rows = F.normalize(z.flatten(0, 1), dim=1) * temperature**-0.5  # (2B, D)
-    logits = (rows @ rows.T).fill_diagonal_(-torch.inf)  # (2B, 2B)
+    logits = rows @ rows.T  # (2B, 2B)
+    logits.detach().fill_diagonal_(-torch.inf)  # nothing flows back through -inf: to record it would copy a gradient
     partner = torch.arange(2 * batch, device=z.device).roll(batch)
     return F.cross_entropy(logits, partner)

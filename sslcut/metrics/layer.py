@@ -113,7 +113,7 @@ def defined(task: Task) -> Tensor:
 
 
 def blocks(features: Tensor, rows: Tensor, numbers: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
-    """The `rows` (n,) of features (N, D) as float32, at most `numbers` numbers at a time, and the place of each part."""
+    """The `rows` (n,) of features (N, D) as float32, at most `numbers` numbers at a time, each with its place."""
     step = max(1, numbers // max(1, features.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, min(start + step, len(rows)))

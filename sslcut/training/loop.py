@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from math import isfinite, isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sslcut.data.ahead import ahead
 from sslcut.data.images import Images
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
@@ -26,6 +29,9 @@ from sslcut.training.world import Precision, all_finite, arrange
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
+
+Batch = tuple[Tensor, Tensor]
+"""Image indices (B,) and their pixels, as `ahead` gives them."""
 
 Save = Callable[[dict[str, Tensor], dict[str, Any]], object]
 """Writes a state before it returns: the tensors are the live ones."""
@@ -96,9 +102,9 @@ def train(
     run = _Run(method, images, labels, views, plan, save)
     if state is not None:
         run.position = restore(method, run.optimizer, *state, run.course)
-    with deferred() as interrupts:
+    with deferred() as interrupts, closing(ahead(images, run.order(), plan.device)) as batches:
         while run.position.epoch < plan.epochs:
-            yield from run.epoch(interrupts)
+            yield from run.epoch(batches, interrupts)
 
 
 class _Run:
@@ -129,31 +135,37 @@ class _Run:
         plan, batch = self.plan, self.sampler.batch
         return {"images": len(self.images), "batch size": batch, "epochs": plan.epochs, "seed": plan.seed}
 
-    def epoch(self, interrupts: Interrupts) -> Iterator[Event]:
+    def order(self) -> Iterator[Tensor]:
+        """The image indices (B,) of every batch that is still to come, from where the position stands when asked."""
+        done = self.position
+        yield from self.sampler.epoch(done.epoch, done.step)
+        for epoch in range(done.epoch + 1, self.plan.epochs):
+            yield from self.sampler.epoch(epoch)
+
+    def epoch(self, batches: Iterator[Batch], interrupts: Interrupts) -> Iterator[Event]:
         """The rest of the epoch that the position stands in; its end moves the position to the next."""
         start, first, position = time.monotonic(), self.position.step, self.position
         z = torch.empty(0)
-        for indices in self.sampler.epoch(position.epoch, first):
+        for indices, pixels in islice(batches, self.sampler.steps - first):
             if position.step > first:
                 self.keep(interrupts)
                 yield from self.progress(start, first)
-            loss, z = self.step(indices)
+            loss, z = self.step(indices, pixels)
             position.loss = loss.double() if position.loss is None else position.loss + loss
             position.step += 1
         yield from self.close(z, start, first)
         self.position = Position(position.epoch + 1)
         self.keep(interrupts)
 
-    def step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on the images at `indices` (B,); returns loss and z without waiting for the device."""
+    def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on the images at `indices` (B,), which are here; returns loss and z without waiting for the device."""
         plan, position = self.plan, self.position
         done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
         set_lr(self.optimizer, warmup_cosine(done, steps, warmup=round(plan.warmup_epochs * self.sampler.steps)))
-        pixels, where = self.images.read(indices), indices
-        if plan.device.type == "cuda":
-            pixels, where = (t.pin_memory().to(plan.device, non_blocking=True) for t in (pixels, indices))
-        labels = self.labels[where] if self.labels is not None else None
-        return self.update.step(self.views(pixels, where, position.epoch), labels, done / steps)
+        if pixels.is_cuda:
+            indices = indices.pin_memory().to(pixels.device, non_blocking=True)
+        labels = self.labels[indices] if self.labels is not None else None
+        return self.update.step(self.views(pixels, indices, position.epoch), labels, done / steps)
 
     def keep(self, interrupts: Interrupts) -> None:
         """Hand the state to `save` if its time has come or a signal wants the process to end; then let that through."""
