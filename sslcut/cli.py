@@ -227,6 +227,32 @@ def inspect(
     return _noted(given.note, stage.run(given))
 
 
+@command
+def bench(
+    part: Annotated[
+        str | None, typer.Argument(metavar="PART", help="One hot path; else all.", show_default=False)
+    ] = None,
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seconds: Annotated[float, typer.Option(min=0, help="About how long the turns of one contest may take.")] = 20.0,
+    scale: Annotated[float, typer.Option(min=0, max=1, help="Share of each problem's full size.")] = 1.0,
+    require_peers: Annotated[bool, typer.Option("--require-peers", help="An absent peer is exit 3.")] = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Measure this machine's speed on sslcut's hot paths, beside its peers. Prints the results file's path.
+
+    PART is startup, views, step, epoch, features, files, linear, knn, cut or run.
+
+    Example: sslcut bench knn --seconds 60
+    """
+    from sslcut.bench import suite
+    from sslcut.bench.setting import Setting
+
+    options = suite.Options(part, out or suite.FILE, require_peers, dry_run)
+    return suite.run(options, Setting(device, threads, seconds, scale))
+
+
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this recipe.", show_default=False)] = None,

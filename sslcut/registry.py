@@ -167,3 +167,19 @@ PROBES = Registry(
 )
 
 MEASURES = Registry("measure", {"rankme": "sslcut.metrics.geometry:rankme"})
+
+BENCHES = Registry(
+    "part of the benchmark",
+    {
+        "startup": "sslcut.bench.startup:startup",
+        "views": "sslcut.bench.views:views",
+        "step": "sslcut.bench.step:step",
+        "epoch": "sslcut.bench.epoch:epoch",
+        "features": "sslcut.bench.features:features",
+        "files": "sslcut.bench.files:files",
+        "linear": "sslcut.bench.linear:linear",
+        "knn": "sslcut.bench.knn:knn",
+        "cut": "sslcut.bench.cut:cut",
+        "run": "sslcut.bench.run:run",
+    },
+)

@@ -177,7 +177,7 @@ def test_a_recipe_with_a_sweep_is_refused_by_a_single_stage(tmp_path):
     assert done.returncode == 2 and "sslcut run" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["pretrain", "guillotine", "probe", "report", "run", "inspect", "recipes"])
+@pytest.mark.parametrize("command", ["pretrain", "guillotine", "probe", "report", "run", "inspect", "recipes", "bench"])
 def test_every_command_has_help_with_an_example_for_every_option(tmp_path, command):
     done = sslcut(command, "--help", cwd=tmp_path)
     assert done.returncode == 0 and "Example: sslcut " in done.stdout
