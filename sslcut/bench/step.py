@@ -25,7 +25,6 @@ from sslcut.training.optim import build_optimizer
 from sslcut.training.updates import Engine, Joint
 from sslcut.training.world import Arithmetic, Precision, arrange, choose_precision, synchronise
 
-WORST = 1.10  # times the bare pass
 PASSES = 3  # forward, and backward to the activations and to the weights: each about as much work
 PRODUCT = 8192  # the side of the matrices whose product tells what the device can do
 TIMED = 5
@@ -33,18 +32,19 @@ TIMED = 5
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the side of its images and how many a step takes, two views of each."""
+    """A network, the side of its images, how many a step takes, two views of each, and what is asked of it."""
 
     name: str
     backbone: Mapping[str, Any]
     size: int
     batch: int
+    goals: tuple[Ratio, ...] = ()
 
 
 SMALL = Case("the default network", DEFAULTS.data["model"]["backbone"], 32, 256)
 RESNET18 = {"name": "resnet18", "stem": "cifar"}
 CASES = {  # a processor takes as many images as keep a round of all contenders within a few seconds
-    "cpu": [Case("ResNet-18 with CIFAR's stem", RESNET18, 32, 32), SMALL],
+    "cpu": [Case("ResNet-18 with CIFAR's stem", RESNET18, 32, 32, (Ratio("at most", 1.10, "reference"),)), SMALL],
     "cuda": [
         Case("ResNet-18 with CIFAR's stem", RESNET18, 32, 256),
         SMALL,
@@ -67,7 +67,7 @@ def step(setting: Setting) -> Iterator[Contest]:
         yield Contest(
             f"SimCLR step, {case.name}, {case.size} px, batch {batch}",
             [ours(method, images), *(bare(method.chain, images, variant) for variant in variants)],
-            goals=[Ratio("at most", WORST, "reference")],
+            goals=case.goals,
             count=batch,
             unit="images",
             settle=partial(synchronise, device),

@@ -21,6 +21,7 @@ from sslcut.errors import AbsentError, InputError
 TaskKind = Literal["class", "number", "angle"]
 Triple = tuple[float, float, float]
 
+PART = 64  # images that are looked at together where all of them are
 FOLDS = 5  # of the cross-fitting where there is no test split
 
 
@@ -161,8 +162,13 @@ def statistics(images: Images, limit: int = 2000) -> tuple[Triple, Triple]:
     Of at most `limit` evenly spaced images, so the same on every call.
     """
     count = min(limit, len(images))
-    pixels = images.read(torch.arange(count) * len(images) // count).double() / 255
-    deviation, mean = torch.std_mean(pixels, dim=(0, 2, 3), correction=0)
+    levels, counts = torch.arange(256, dtype=torch.float64) / 255, torch.zeros(3, 256, dtype=torch.float64)
+    for part in torch.split(torch.arange(count) * len(images) // count, PART):
+        for channel, values in enumerate(images.read(part).unbind(dim=1)):
+            counts[channel] += torch.bincount(values.flatten(), minlength=256)
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    mean = shares @ levels
+    deviation = (shares * (levels - mean[:, None]).square()).sum(dim=1).sqrt()
     return _triple(mean), _triple(deviation.clamp(min=1e-3))
 
 
