@@ -1,11 +1,9 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from layers import factors, generator, layer, one_fold, tasks_of
+from layers import cross_folds, factors, generator, layer, one_fold, tasks_of
 
 from sslcut.data.images import Task
-from sslcut.metrics.knn import knn, largest, neighbours, vote
+from sslcut.metrics.knn import knn, vote
 from sslcut.metrics.layer import Fold, Layer
 
 
@@ -52,26 +50,6 @@ def test_numbers_and_angles_have_no_nearest_neighbours():
     assert knn([layer(hidden, "h", 0.1)], tasks, [one_fold(100)]) == []
 
 
-@given(seed=st.integers(0, 1000), k=st.integers(1, 12), parts=st.integers(1, 9))
-def test_the_largest_of_groups_are_the_largest_of_all(seed, k, parts):
-    table = torch.rand(5, parts * (k + seed % 7), generator=generator(seed))
-    values, columns = largest(table, k, parts)
-    assert torch.equal(values, table.topk(k, dim=1).values)
-    assert torch.equal(table.gather(1, columns), values)
-
-
-@given(seed=st.integers(0, 1000))
-def test_neighbours_are_rows_of_the_bank_alone(seed):
-    draw = generator(seed)
-    features = torch.randn(60, 4, generator=draw)
-    order = torch.randperm(60, generator=draw)
-    bank, queries = order[:25], order[25:]
-    similarities, rows = neighbours(features, bank, queries, 7)
-    assert torch.isin(rows, bank).all()
-    exact = torch.nn.functional.cosine_similarity(features[queries][:, None], features[rows], dim=2)
-    torch.testing.assert_close(similarities, exact)
-
-
 def test_a_layer_that_is_zero_still_gets_a_vote():
     fold = Fold(torch.arange(20), torch.arange(20, 25), torch.arange(25, 30))
     fit = knn([Layer("dead", "avg", torch.zeros(30, 3))], {"kind": Task("class", torch.ones(30).long())}, [fold])[0]
@@ -83,3 +61,30 @@ def test_the_nearer_neighbour_has_the_larger_vote():
     similarities, rows = torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[0, 1, 2]])
     assert vote(similarities, rows, task, 3, 0.1).item() == 0
     assert vote(similarities, rows, task, 3, 10.0).item() == 1
+
+
+def test_each_fold_votes_with_its_own_rows():
+    hidden = factors(600)
+    folds, task = cross_folds(600), tasks_of(hidden)["kind"]
+    shown = layer(hidden, "h", 1.0)
+    fit = knn([shown], {"kind": task}, folds)[1]
+    for fold in folds:
+        expected = by_hand(shown.features, task.values, fold.final, fold.test, 20, 0.07, 3)
+        assert (fit.tested[fold.test] == expected).float().mean() > 0.99
+
+
+def test_a_thousand_classes_are_voted_on():
+    draw = generator(0)
+    values = torch.randint(1000, (4000,), generator=draw)
+    features = torch.randn(1000, 24, generator=draw)[values] + 0.3 * torch.randn(4000, 24, generator=draw)
+    fold = one_fold(4000)
+    fit = knn([Layer("h", "avg", features)], {"many": Task("class", values)}, [fold])[1]
+    expected = by_hand(features, values, fold.final, fold.test, 20, 0.07, 1000)
+    assert (fit.tested[fold.test] == expected).float().mean() > 0.998
+
+
+def test_half_features_give_the_votes_of_the_same_numbers_in_float32():
+    hidden = factors(500)
+    shown, task, fold = layer(hidden, "h", 1.0).features.half(), tasks_of(hidden)["kind"], one_fold(500)
+    half, single = (knn([Layer("h", "avg", table)], {"kind": task}, [fold])[0] for table in (shown, shown.float()))
+    assert torch.equal(half.tested, single.tested) and torch.equal(half.validated, single.validated)

@@ -7,14 +7,20 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from sslcut.data.images import Task
 from sslcut.errors import InputError
-from sslcut.metrics.design import Affine, Design, Scaler
+from sslcut.metrics.design import Affine, Design
 from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.linear import GRID, choose, linear
 from sslcut.metrics.logistic import logistic
 from sslcut.metrics.ridge import ridge
+from sslcut.metrics.rows import Scaler, scaled
 from sslcut.metrics.score import choosing_metric
 
 MEMORY = 10**9
+
+
+def scaled_by(features, scale):
+    rows = torch.arange(len(features))
+    return scaled(features, rows, Scaler(features, rows, scale), MEMORY).features
 
 
 def problem(rows=400, width=20, classes=4, signal=1.0, seed=0):
@@ -23,7 +29,7 @@ def problem(rows=400, width=20, classes=4, signal=1.0, seed=0):
     labels = torch.randint(classes, (rows,), generator=draw)
     features = torch.randn(rows, width, generator=draw) @ torch.randn(width, width, generator=draw)
     features = features + signal * torch.randn(classes, width, generator=draw)[labels]
-    return Scaler(features, "standard")(features), labels
+    return scaled_by(features, "standard"), labels
 
 
 def right(fitted, features, labels):
@@ -88,7 +94,7 @@ def test_scaling_drops_constants_and_floors_nearly_constant_features():
     features = torch.randn(100, 5, generator=generator(0))
     features[:, 0] = 3.0
     features[:, 1] *= 1e-5
-    scaled = Scaler(features, "standard")(features)
+    scaled = scaled_by(features, "standard")
     assert scaled.shape == (100, 4)
     assert scaled[:, 0].std() < 0.01
     torch.testing.assert_close(scaled[:, 1:].std(dim=0, correction=0), torch.ones(3))
@@ -96,7 +102,7 @@ def test_scaling_drops_constants_and_floors_nearly_constant_features():
 
 def test_raw_features_are_only_centred():
     features = 7 * torch.randn(50, 3, generator=generator(0)) + 2
-    torch.testing.assert_close(Scaler(features, "raw")(features), features - features.mean(dim=0))
+    torch.testing.assert_close(scaled_by(features, "raw"), features - features.mean(dim=0))
 
 
 def test_a_layer_that_is_constant_predicts_the_commonest_class_and_the_mean():
@@ -173,7 +179,7 @@ def test_the_grid_of_thirteen_grows_until_its_best_value_is_inside(monkeypatch, 
 
     def solved(design, task, l2, **options):
         tried.append(l2.tolist())
-        return Affine(l2[:, None, None], l2[:, None])
+        return [(torch.arange(len(l2)), Affine(l2[:, None, None], l2[:, None]))]
 
     def judge(fitted):
         return [-abs(math.log10(l2 / wanted)) for l2 in fitted.weights.flatten().tolist()], torch.zeros(len(fitted), 3)

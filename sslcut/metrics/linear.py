@@ -1,16 +1,20 @@
 """The linear probe: logistic regression for classes, ridge for numbers and angles, at an L2 that validation chooses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from sslcut.data.images import Task
-from sslcut.metrics.design import Affine, Design, Scaler
+from sslcut.metrics.design import Affine, Design
 from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count
-from sslcut.metrics.logistic import logistic
-from sslcut.metrics.ridge import ridge, squeeze
+from sslcut.metrics.logistic import CrossEntropy
+from sslcut.metrics.minimise import VECTORS, path
+from sslcut.metrics.ridge import ridge_path, squeeze
+from sslcut.metrics.rows import WORK, Passing, Rows, Scaler, scaled, steps
 from sslcut.metrics.score import METRICS, choosing_metric, values
 
 GRID = tuple(10 ** (step / 2) for step in range(-10, 3))  # 1e-5 … 10 by half powers of ten
@@ -35,93 +39,128 @@ def linear(
     """Fits every task on every layer: multinomial logistic regression, or ridge for numbers and angles.
 
     Features are scaled by each fold's train rows. The L2 that does best on validation (accuracy, balanced accuracy
-    where classes are unbalanced, R²; of equals the largest) is refitted on the fold's final rows. Raises InputError
-    where features are not finite.
+    where classes are unbalanced, R²; of equals the largest) is refitted on the fold's final rows. In `memory` bytes
+    beside the features a scaled copy of a fit's rows is kept where it fits; else they are read and scaled in blocks
+    on every pass, with the same result to rounding. Raises InputError where features are not finite.
     """
     metrics = {name: choosing_metric(task, folds) for name, task in tasks.items()}
-    return [fit for layer in layers for fit in _fit_layer(layer, tasks, folds, scale, metrics)]
+    return [fit for layer in layers for fit in _fit_layer(layer, tasks, folds, scale, memory, metrics)]
 
 
 def _fit_layer(
-    layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold], scale: str, metrics: Mapping[str, str]
+    layer: Layer,
+    tasks: Mapping[str, Task],
+    folds: Sequence[Fold],
+    scale: str,
+    memory: int,
+    metrics: Mapping[str, str],
 ) -> list[Fit]:
     check_finite(layer)
     sheets = {name: Sheet(name, task) for name, task in tasks.items()}
     for fold in folds:
-        scaler = Scaler(layer.features[fold.train], scale)
+        scaler = Scaler(layer.features, fold.train, scale)
         for labelled, names in alike(tasks):
+            fitting = _Fitting(layer, fold, scaler, labelled, memory)
             group = [(sheets[name], tasks[name], metrics[name]) for name in names]
-            chosen = _choose_l2(layer, fold, scaler, labelled, group)
-            _refit(layer, fold, scaler, labelled, group, chosen)
+            fitting.refit(group, fitting.choose_l2(group))
     return [sheet.fit(layer, "linear", chosen=_shown(sheet.chosen)) for sheet in sheets.values()]
 
 
 _Group = Sequence[tuple[Sheet, Task, str]]  # tasks with labels on the same rows, and the metric that chooses for each
 
 
-def _choose_l2(layer: Layer, fold: Fold, scaler: Scaler, labelled: Tensor, group: _Group) -> list[Chosen]:
-    train = fold.train[labelled[fold.train]]
-    design = Design(scaler(layer.features[train]))
-    features = scaler(layer.features[fold.validation])
-    chosen = []
-    for sheet, task, metric in group:
-        judge = _Judge(features, labelled[fold.validation], task.take(fold.validation), metric)
-        chosen.append(choose(design, task.take(train), judge))
-        sheet.validated[fold.validation] = chosen[-1].predicted
-    return chosen
+class _Fitting:
+    """The fits of one fold on one layer for tasks that are `labelled` (N,) on the same rows."""
 
+    def __init__(self, layer: Layer, fold: Fold, scaler: Scaler, labelled: Tensor, memory: int) -> None:
+        self.layer, self.fold, self.scaler, self.labelled, self.memory = layer, fold, scaler, labelled, memory
 
-def _refit(layer: Layer, fold: Fold, scaler: Scaler, labelled: Tensor, group: _Group, chosen: Sequence[Chosen]) -> None:
-    final = fold.final[labelled[fold.final]]
-    design = Design(scaler(layer.features[final]))
-    features = scaler(layer.features[fold.test])
-    for (sheet, task, _), best in zip(group, chosen, strict=True):
-        fitted = solve(design, task.take(final), torch.tensor([best.l2]), start=best.fitted)
-        sheet.tested[fold.test] = predict(fitted, features, task.kind)[0]
-        sheet.chosen.append(best.l2)
-        sheet.rows.append(len(final))
+    def choose_l2(self, group: _Group) -> list[Chosen]:
+        """The best L2 of each task, fitted on train rows; fills in predictions of the validation rows."""
+        rows, validation = self._rows(self.fold.train), self.fold.validation
+        design, seen, chosen = self._design(rows, group), self._passing(validation), []
+        for sheet, task, metric in group:
+            judge = _Judge(seen, self.labelled[validation], task.take(validation), metric)
+            chosen.append(choose(design, task.take(rows), judge))
+            sheet.validated[validation] = chosen[-1].predicted
+        return chosen
+
+    def refit(self, group: _Group, chosen: Sequence[Chosen]) -> None:
+        """Fits the final rows at the chosen L2; fills in predictions of the test rows."""
+        rows, test = self._rows(self.fold.final), self.fold.test
+        design, unseen = self._design(rows, group), self._passing(test)
+        for (sheet, task, _), best in zip(group, chosen, strict=True):
+            ((_, fitted),) = solve(design, task.take(rows), torch.tensor([best.l2]), start=best.fitted)
+            sheet.tested[test] = predict(fitted, unseen, task.kind)[0]
+            sheet.chosen.append(best.l2)
+            sheet.rows.append(len(rows))
+
+    def _rows(self, part: Tensor) -> Tensor:
+        return part[self.labelled[part]].sort().values  # a file is read in its order
+
+    def _passing(self, rows: Tensor) -> Rows:
+        return Passing(self.layer.features, rows, self.scaler)
+
+    def _design(self, rows: Tensor, group: _Group) -> Design:
+        outputs = max(class_count(task) if task.kind == "class" else 2 for _, task, _ in group)
+        taken = WORK + 4 * VECTORS * self.scaler.width * outputs
+        return Design(scaled(self.layer.features, rows, self.scaler, self.memory - taken))
 
 
 class _Judge:
     """Predicts validation rows and scores the predictions where labels are defined."""
 
-    def __init__(self, features: Tensor, labelled: Tensor, task: Task, metric: str) -> None:
-        self.features, self.labelled, self.metric = features, labelled, metric
+    def __init__(self, rows: Rows, labelled: Tensor, task: Task, metric: str) -> None:
+        self.rows, self.labelled, self.metric = rows, labelled, metric
         self.kind, self.target = task.kind, task.values[labelled]
 
     def __call__(self, fitted: Affine) -> tuple[list[float], Tensor]:
-        predicted = predict(fitted, self.features, self.kind)
+        predicted = predict(fitted, self.rows, self.kind)
         scores = values(METRICS[self.metric](predicted[:, self.labelled], self.target), len(self.target))
         return scores.nan_to_num(nan=-torch.inf).tolist(), predicted
 
 
-def solve(design: Design, task: Task, l2: Tensor, *, start: Affine | None = None, tolerance: float = 1e-6) -> Affine:
-    """The linear maps that fit a task's values, one per L2 value; `start` and `tolerance` save time for classes."""
+def solve(
+    design: Design, task: Task, l2: Tensor, *, start: Affine | None = None, tolerance: float = 1e-6
+) -> Iterator[tuple[Tensor, Affine]]:
+    """The linear maps that fit a task's values: places in `l2` (P,) and their maps, as they are found."""
     if task.kind == "class":
-        return logistic(design, task.values, class_count(task), l2, start=start, tolerance=tolerance)
-    return ridge(design, task.values.reshape(len(task.values), -1), l2)
+        yield from path(design, CrossEntropy(task.values, class_count(task)), l2, start=start, tolerance=tolerance)
+    else:
+        yield from ridge_path(design, task.values.reshape(len(task.values), -1), l2, start=start)
 
 
-def predict(fitted: Affine, features: Tensor, kind: str) -> Tensor:
-    """What each map predicts: classes (P, m), numbers (P, m) or angles (P, m, 2)."""
-    outputs = fitted(features)
-    return outputs.argmax(dim=1) if kind == "class" else squeeze(outputs)
+def predict(fitted: Affine, rows: Rows, kind: str) -> Tensor:
+    """What each map predicts for the rows: classes (P, n), numbers (P, n) or angles (P, n, 2)."""
+    decide = squeeze if kind != "class" else partial(torch.argmax, dim=1)
+    parts = [decide(fitted(block)) for _, block in rows.blocks(steps(rows, fitted.intercepts.numel()))]
+    return torch.cat(parts, dim=1)
 
 
-def choose(design: Design, task: Task, judge: Callable[[Affine], tuple[list[float], Tensor]]) -> Chosen:
+_Judging = Callable[[Affine], tuple[list[float], Tensor]]
+
+
+def choose(design: Design, task: Task, judge: _Judging) -> Chosen:
     """The fit with the best score, of equals the one with the largest L2; `judge` gives scores and predictions.
 
     The grid grows while its best value stands at its edge, within `BOUNDS`.
     """
-    tried: list[Chosen] = []
-    new = list(GRID)
-    while new:
-        fitted = solve(design, task, torch.tensor(new), tolerance=ROUGH)
-        scores, predicted = judge(fitted)
-        tried += [Chosen(l2, scores[i], predicted[i], fitted.take(i)) for i, l2 in enumerate(new)]
-        best = max(tried, key=lambda one: (one.score, one.l2))
-        new = _beyond(best.l2, sorted(one.l2 for one in tried))
+    tried, best = list(GRID), _better(_tries(design, task, GRID, None, judge))
+    while further := _beyond(best.l2, sorted(tried)):
+        best = _better(chain([best], _tries(design, task, further, best.fitted, judge)))
+        tried += further
     return best
+
+
+def _tries(design: Design, task: Task, l2: Sequence[float], start: Affine | None, judge: _Judging) -> Iterator[Chosen]:
+    """A fit at each of `l2`, judged; one at a time, since a thousand classes' maps are large."""
+    for places, fitted in solve(design, task, torch.tensor(l2), start=start, tolerance=ROUGH):
+        for index, (place, score, predicted) in enumerate(zip(places.tolist(), *judge(fitted), strict=True)):
+            yield Chosen(l2[place], score, predicted, fitted.take(index))
+
+
+def _better(fits: Iterable[Chosen]) -> Chosen:
+    return max(fits, key=lambda one: (one.score, one.l2))
 
 
 def _beyond(best: float, tried: Sequence[float]) -> list[float]:

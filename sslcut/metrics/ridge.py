@@ -1,9 +1,14 @@
-"""Ridge regression of every output at every penalty, in closed form from one spectrum."""
+"""Ridge regression of every output at every penalty, in closed form where all of the spectrum is known."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from sslcut.metrics.design import Affine, Design
+from sslcut.metrics.minimise import gather, path
+
+TOLERANCE = 1e-7  # of the descent: predictions are within 5e-4 of the error that is left
 
 
 def ridge(design: Design, targets: Tensor, l2: Tensor) -> Affine:
@@ -11,12 +16,44 @@ def ridge(design: Design, targets: Tensor, l2: Tensor) -> Affine:
 
     The same optimum as scikit-learn's `Ridge(alpha=n · l2)`.
     """
-    centre = targets.mean(dim=0)
-    centred = design.features - design.mean
-    along = design.directions.T @ (centred.T @ (targets - centre)) / len(design)  # (R, K)
-    shrunk = along / (design.variances[:, None] + l2[:, None, None])  # (P, R, K)
-    weights = (design.directions @ shrunk).transpose(1, 2)
-    return Affine(weights.contiguous(), centre - weights @ design.mean)
+    return gather(ridge_path(design, targets, l2))
+
+
+def ridge_path(
+    design: Design, targets: Tensor, l2: Tensor, *, start: Affine | None = None
+) -> Iterator[tuple[Tensor, Affine]]:
+    """Ridge regression as `minimise.path` yields it: all penalties at once where it is in closed form."""
+    if design.spectrum.rest is None:
+        yield torch.arange(len(l2)), _closed(design, targets, l2[:, None, None])
+    else:
+        yield from path(design, SquaredError(targets), l2, start=start, tolerance=TOLERANCE)
+
+
+def _closed(design: Design, targets: Tensor, l2: Tensor) -> Affine:
+    middle = targets.mean(dim=0)
+    along = torch.zeros(targets.shape[1], design.width, dtype=torch.float64)
+    for part, block in design.blocks(targets.shape[1]):
+        along += (targets[part] - middle).T @ block
+    along = (along / len(design)).float().expand(len(l2), -1, -1)
+    weights = design.spectrum.inverse(along, torch.ones(1, 1, 1), l2)
+    return design.affine(weights, middle - weights @ design.spectrum.mean)
+
+
+class SquaredError:
+    """Half the squared difference from targets (n, K)."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self.targets, self.outputs = targets.T.contiguous(), targets.shape[1]
+
+    def intercepts(self) -> Tensor:
+        """The targets' means."""
+        return self.targets.mean(dim=1)
+
+    def slope(self, outputs: Tensor, part: slice) -> tuple[Tensor, float, Tensor]:
+        """The differences of outputs (K, m) from the targets; sums of their squares' halves and of 1."""
+        errors = outputs.sub_(self.targets[:, part])
+        loss = float(errors.square().sum(dtype=torch.float64)) / 2
+        return errors, loss, torch.full((self.outputs,), float(errors.shape[1]))
 
 
 def squeeze(values: Tensor) -> Tensor:

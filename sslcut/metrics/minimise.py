@@ -1,0 +1,170 @@
+"""Penalised linear fits, one for each of many penalties, by L-BFGS along the path from the largest penalty down.
+
+A fit begins where the line through the two before it points, in the penalty's logarithm, and with what they learnt of
+the Hessian: from there two to ten steps are enough where zero weights need ten to hundreds. The Hessian is about the
+loss's curvature times the features' covariance plus the penalty; its inverse, which L-BFGS refines, makes the first
+step of all about the least-squares solution. Rows are read in blocks, once for each step tried.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sslcut.metrics.design import Affine, Design
+from sslcut.metrics.lbfgs import Memory
+
+VECTORS = 40  # as long as the coefficients that a fit holds at a time: the memory's pairs and what a step works with
+FEW = 5  # outputs up to which a tall product and its transposition are faster than a flat product
+STEPS = 500
+CUTS = 12
+FLAT = 1e-3  # of the outputs' mean curvature
+ROUNDING = 1e-7  # relative; a decrease below it cannot be told from float32's error
+
+
+class Loss(Protocol):
+    """What is minimised on average over the rows, beside the penalty."""
+
+    outputs: int
+
+    def intercepts(self) -> Tensor:
+        """The best intercepts (K,) where there are no weights."""
+        ...
+
+    def slope(self, outputs: Tensor, part: slice) -> tuple[Tensor, float, Tensor]:
+        """The loss's derivative by the outputs (K, m) for `part` of the rows; may overwrite them.
+
+        Beside it the sum of the loss over these rows, and of its second derivative by each output, (K,).
+        """
+        ...
+
+
+def path(
+    design: Design, loss: Loss, l2: Tensor, *, start: Affine | None = None, tolerance: float = 1e-6
+) -> Iterator[tuple[Tensor, Affine]]:
+    """Minimises mean loss + l2 / 2 · ‖W‖² at each of `l2` (P,), all different, without a penalty on the intercepts.
+
+    Yields places in `l2`, (1,), and the map for it, from the largest penalty down. The first begins at `start`, one
+    map, or at no weights. A fit ends where gᵀH⁻¹g, twice the decrease that is left to gain, falls under `tolerance`
+    times the objective.
+    """
+    objective, begun = _Objective(design, loss), _coefficients(design, loss, start)
+    memory = Memory(begun)
+    known: list[tuple[float, Tensor]] = []  # the penalty and the coefficients of the last two fits
+    for place in l2.argsort(descending=True):
+        value = float(l2[place])
+        if len(known) == 2:
+            (before, one), (last, other) = known
+            begun = torch.lerp(one, other, 1 + math.log(last / value) / math.log(before / last))
+        if known:
+            memory.stiffen((value - known[-1][0]) * objective.penalised)
+        found = _descend(objective, value, begun, memory, tolerance)
+        begun, known = found, [*known[-1:], (value, found)]
+        yield place[None], design.affine(found[None, :, :-1], found[None, :, -1])
+
+
+def gather(fits: Iterator[tuple[Tensor, Affine]]) -> Affine:
+    """All maps of a path, in the order of its penalties."""
+    places, maps = zip(*fits, strict=True)
+    order = torch.cat(places).argsort()
+    weights, intercepts = torch.cat([m.weights for m in maps]), torch.cat([m.intercepts for m in maps])
+    return Affine(weights[order], intercepts[order])
+
+
+def _coefficients(design: Design, loss: Loss, start: Affine | None) -> Tensor:
+    """Coefficients (K, R + 1) to begin at: weights, and the intercept last."""
+    if start is None:
+        weights, intercepts = torch.zeros(loss.outputs, design.width), loss.intercepts()
+    else:
+        weights, intercepts = (found[0] for found in design.coordinates(start))
+    return torch.cat([weights, intercepts[:, None]], dim=1)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Coefficients (K, R + 1), the objective there, its gradient, and the loss's mean second derivatives (K, 1)."""
+
+    coefficients: Tensor
+    objective: float
+    gradient: Tensor
+    curvature: Tensor
+
+
+class _Objective:
+    """Mean loss plus penalty, evaluated in one pass over the rows."""
+
+    def __init__(self, design: Design, loss: Loss) -> None:
+        self.design, self.loss = design, loss
+        self.penalised = torch.ones(loss.outputs, design.width + 1)
+        self.penalised[:, -1] = 0
+
+    def at(self, coefficients: Tensor, l2: float) -> _Point:
+        """The objective of a penalty at coefficients (K, R + 1)."""
+        weights, intercepts = coefficients[:, :-1].contiguous(), coefficients[:, -1]
+        total, curvature = 0.0, torch.zeros(len(weights))
+        slopes, shifts = torch.zeros_like(weights), torch.zeros(len(weights))
+        for part, block in self.design.blocks(len(weights)):
+            slope, loss, second = self.loss.slope(_outputs(weights, intercepts, block), part)
+            total += loss
+            curvature += second
+            slopes.addmm_(slope, block)
+            shifts += slope.sum(dim=1)
+        rows = len(self.design)
+        gradient = torch.cat([slopes.div_(rows).add_(weights, alpha=l2), shifts[:, None] / rows], dim=1)
+        penalty = l2 / 2 * float(weights.square().sum())
+        return _Point(coefficients, total / rows + penalty, gradient, _floored(curvature / rows)[:, None])
+
+    def newton(self, gradient: Tensor, curvature: Tensor, l2: float) -> Tensor:
+        """The gradient times about the inverse Hessian."""
+        weights = self.design.spectrum.inverse(gradient[:, :-1], curvature, l2)
+        return torch.cat([weights, gradient[:, -1:] / curvature], dim=1)
+
+
+def _outputs(weights: Tensor, intercepts: Tensor, block: Tensor) -> Tensor:
+    """Outputs (K, m) of a block (m, R)."""
+    if len(weights) <= FEW:
+        return torch.addmm(intercepts, block, weights.T).T.contiguous()
+    return torch.addmm(intercepts[:, None], weights, block.T)
+
+
+def _floored(curvature: Tensor) -> Tensor:
+    """Curvature (K,) that leaves an output which hardly moves (a class that is never predicted) no endless step."""
+    return curvature.clamp_min(FLAT * float(curvature.mean()) + 1e-12)
+
+
+def _descend(objective: _Objective, l2: float, start: Tensor, memory: Memory, tolerance: float) -> Tensor:
+    """The coefficients that minimise the objective, from `start`, or where it no longer falls by more than rounding."""
+    here = objective.at(start, l2)
+    for _ in range(STEPS):
+
+        def scaling(gradient: Tensor, curvature: Tensor = here.curvature) -> Tensor:
+            return objective.newton(gradient, curvature, l2)
+
+        if float((here.gradient * scaling(here.gradient)).sum()) <= tolerance * here.objective:
+            break
+        there = _search(objective, l2, here, memory.direction(here.gradient, scaling))
+        if not here.objective - there.objective > ROUNDING * here.objective:
+            break
+        memory.remember(there.coefficients - here.coefficients, there.gradient - here.gradient)
+        here = there
+    return here.coefficients
+
+
+def _search(objective: _Objective, l2: float, here: _Point, direction: Tensor) -> _Point:
+    """Goes along `direction`, with shorter steps until the objective falls enough (Armijo).
+
+    The next step is where the parabola through both values and the slope is lowest, within a tenth to a half of the
+    last.
+    """
+    slope, length = float((here.gradient * direction).sum()), 1.0
+    for _ in range(CUTS):
+        there = objective.at(here.coefficients + length * direction, l2)
+        gained = there.objective - here.objective
+        if gained <= 1e-4 * length * slope + ROUNDING * here.objective:
+            break
+        lowest = -slope * length**2 / (2 * (gained - slope * length)) if math.isfinite(gained) else 0.0
+        length = min(max(lowest, length / 10), length / 2)
+    return there

@@ -1,0 +1,160 @@
+"""The search is held to brute force in float64 and to scikit-learn's; the peak memory is that of a process."""
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layers import generator
+from sklearn.neighbors import NearestNeighbors
+
+from sslcut.metrics import neighbours as room
+from sslcut.metrics.neighbours import neighbours
+
+BOTH = pytest.mark.parametrize("rounding", [False, True], ids=["float32", "bfloat16"])
+
+
+@pytest.fixture(autouse=True)
+def sizes_of_its_own(monkeypatch):
+    """Lets a test change the room's sizes through `set_sizes` and have them back as they were."""
+    for name in ("ROWS", "QUERIES", "RUN", "_rounding_pays"):
+        monkeypatch.setattr(room, name, getattr(room, name))
+
+
+def set_sizes(rounding, rows=64, queries=16, run=8):
+    room.ROWS, room.QUERIES, room.RUN = rows, queries, run
+    room._rounding_pays = lambda features: rounding
+
+
+def found(features, bank, queries, k):
+    """All neighbours in the order of the queries."""
+    parts = zip(*neighbours(features, bank, queries, k), strict=True)
+    asked, similarities, rows = (torch.cat(part) for part in parts)
+    assert torch.equal(asked.sort().values, queries.sort().values)
+    place = asked.argsort()[queries.argsort().argsort()]
+    return similarities[place], rows[place]
+
+
+def check(features, bank, queries, k):
+    """The similarities are the k largest in float64, each row's own, and no row is there twice or from elsewhere."""
+    similarities, rows = found(features, bank, queries, k)
+    unit = torch.nn.functional.normalize(features.double(), dim=1)
+    exact = unit[queries] @ unit[bank].T
+    torch.testing.assert_close(similarities.double(), exact.topk(k, dim=1).values, rtol=0, atol=2e-6)
+    own = (unit[queries][:, None] * unit[rows]).sum(dim=2)
+    torch.testing.assert_close(similarities.double(), own, rtol=0, atol=2e-6)
+    assert torch.isin(rows, bank).all() and all(len(row.unique()) == k for row in rows)
+
+
+@BOTH
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 300),
+    width=st.integers(1, 40),
+    k=st.integers(1, 40),
+    mean=st.sampled_from([0.0, 1.0, 30.0]),
+)
+def test_neighbours_are_those_of_brute_force(rounding, seed, n, width, k, mean):
+    set_sizes(rounding)
+    draw = generator(seed)
+    features = mean + torch.randn(n + 50, width, generator=draw)
+    order = torch.randperm(n + 50, generator=draw)
+    check(features, order[:n], order[n : n + 30], min(k, n))
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_blocks_may_be_of_any_size(rounding, size):
+    set_sizes(rounding, rows=size, queries=size, run=size)
+    draw = generator(size)
+    check(torch.randn(90, 5, generator=draw), torch.randperm(90, generator=draw)[:40], torch.arange(7), 4)
+
+
+@BOTH
+def test_neighbours_are_those_of_scikit_learn(rounding):
+    set_sizes(rounding, rows=512, queries=128)
+    features = torch.relu(torch.randn(2200, 32, generator=generator(0)) + 0.5)
+    distances, rows = NearestNeighbors(n_neighbors=20, metric="cosine").fit(features[:2000]).kneighbors(features[2000:])
+    similarities, mine = found(features, torch.arange(2000), torch.arange(2000, 2200), 20)
+    torch.testing.assert_close(1 - similarities, torch.from_numpy(distances).float(), rtol=0, atol=2e-6)
+    assert (mine == torch.from_numpy(rows)).float().mean() > 0.999  # near ties may change places
+
+
+@BOTH
+def test_equal_similarities_are_different_rows(rounding):
+    set_sizes(rounding)
+    signs = torch.randint(0, 2, (400, 3), generator=generator(0)).float()  # eight directions, one of them zero
+    check(signs, torch.arange(0, 400, 2), torch.arange(1, 101, 2), 90)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_layer_that_is_the_same_for_all_still_has_neighbours(rounding, value):
+    set_sizes(rounding)
+    check(torch.full((300, 4), value), torch.arange(250), torch.arange(250, 300), 20)
+
+
+@BOTH
+def test_similarities_that_differ_by_less_than_a_bfloat16_are_told_apart(rounding):
+    set_sizes(rounding, rows=512, queries=64)
+    features = torch.eye(1, 64) + 0.003 * torch.randn(1500, 64, generator=generator(0))
+    check(features, torch.arange(1400), torch.arange(1400, 1500), 10)
+
+
+@BOTH
+def test_queries_that_the_first_block_misleads_are_searched_again(rounding, monkeypatch):
+    set_sizes(rounding)
+    searched = []
+    search = room._Bank.search
+    monkeypatch.setattr(room._Bank, "search", lambda self, *asked: searched.append(asked) or search(self, *asked))
+    features = torch.randn(1000, 8, generator=generator(0))
+    features[:8] = features[990] + 0.01 * features[:8]  # all of its near ones are in the first run
+    check(features, torch.arange(900), torch.arange(980, 1000), 20)
+    (_, k, rank), (again, _, sure) = searched
+    assert rank < k == sure and 990 in again and len(again) < 10
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_features_have_the_neighbours_of_the_same_numbers_in_float32(rounding, dtype):
+    set_sizes(rounding)
+    features = torch.randn(300, 16, generator=generator(0)).to(dtype)
+    for half, single in zip(
+        *(found(table, torch.arange(250), torch.arange(250, 300), 9) for table in (features, features.float())),
+        strict=True,
+    ):
+        assert torch.equal(half, single)
+
+
+def test_a_mapped_file_is_read_in_place(tmp_path):
+    features = torch.randn(300, 16, generator=generator(0))
+    features.numpy().tofile(tmp_path / "features")
+    mapped = torch.from_file(str(tmp_path / "features"), shared=False, size=features.numel()).view(300, 16)
+    search = partial(found, bank=torch.arange(1, 300, 2), queries=torch.arange(0, 300, 2), k=9)
+    assert all(map(torch.equal, search(mapped), search(features)))
+
+
+PEAK = """
+import resource, torch
+from sslcut.metrics import neighbours as room
+room._rounding_pays = lambda features: {rounding}
+features = torch.empty({bank} + 600, {width}, dtype=torch.float16)
+for part in features.split(1000): part.normal_()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in room.neighbours(features, torch.randperm({bank}), torch.arange({bank}, {bank} + 600), 200): pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+@pytest.mark.parametrize(
+    ("bank", "width", "rounding"), [(50_000, 512, True), (50_000, 512, False), (300_000, 64, False)]
+)
+def test_at_most_64_mb_are_held_beside_the_features(bank, width, rounding):
+    code = PEAK.format(bank=bank, width=width, rounding=rounding)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 64
