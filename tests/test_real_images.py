@@ -44,7 +44,7 @@ def test_fashion_mnist_goes_through_the_whole_pipeline(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = results_of(tmp_path / "out")["results"]
     scores = {row["layer"]: row["value"] for row in rows if row["probe"] == "linear" and row["metric"] == "accuracy"}
-    assert scores["pool"] > 0.5  # of ten classes; chance is 0.1
+    assert scores["pool"] > 0.4  # of ten classes; chance is 0.1
     assert "<title>" in (tmp_path / "out/report/index.html").read_text()
 
 

@@ -27,7 +27,8 @@ from pathlib import Path
 from sslcut.data import cache, residence, workers
 cache.FLUSH_SECONDS, workers.CHUNK_ROWS, residence.BLINK, plain = 0.0, 2, -1.0, residence.decode
 def slow(path, size):
-    print(path.name, flush=True)
+    sys.stdout.write(path.name + "\\n")  # in one piece, since another thread does so too
+    sys.stdout.flush()
     time.sleep(0.05)
     return plain(path, size)
 residence.decode = slow
