@@ -20,12 +20,13 @@ BOTH = pytest.mark.parametrize("rounding", [False, True], ids=["float32", "bfloa
 @pytest.fixture(autouse=True)
 def sizes_of_its_own(monkeypatch):
     """Lets a test change the room's sizes through `set_sizes` and have them back as they were."""
-    for name in ("ROWS", "QUERIES", "RUN", "_rounding_pays"):
+    for name in ("ROWS", "QUERIES", "RUN", "SPARSE", "_rounding_pays"):
         monkeypatch.setattr(room, name, getattr(room, name))
 
 
-def set_sizes(rounding, rows=64, queries=16, run=8):
-    room.ROWS, room.QUERIES, room.RUN = rows, queries, run
+def set_sizes(rounding, rows=64, queries=16, run=8, sparse=1):
+    """Small blocks; and unless `sparse` is larger, none is sorted as a whole because many pairs reach the bar."""
+    room.ROWS, room.QUERIES, room.RUN, room.SPARSE = rows, queries, run, sparse
     room._rounding_pays = lambda features: rounding
 
 
@@ -53,13 +54,14 @@ def check(features, bank, queries, k):
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    n=st.integers(1, 300),
+    n=st.integers(1, 700),
     width=st.integers(1, 40),
-    k=st.integers(1, 40),
+    k=st.integers(1, 20),
     mean=st.sampled_from([0.0, 1.0, 30.0]),
+    sparse=st.sampled_from([1, 16]),
 )
-def test_neighbours_are_those_of_brute_force(rounding, seed, n, width, k, mean):
-    set_sizes(rounding)
+def test_neighbours_are_those_of_brute_force(rounding, seed, n, width, k, mean, sparse):
+    set_sizes(rounding, sparse=sparse)
     draw = generator(seed)
     features = mean + torch.randn(n + 50, width, generator=draw)
     order = torch.randperm(n + 50, generator=draw)
@@ -98,11 +100,35 @@ def test_a_layer_that_is_the_same_for_all_still_has_neighbours(rounding, value):
     check(torch.full((300, 4), value), torch.arange(250), torch.arange(250, 300), 20)
 
 
-@BOTH
-def test_similarities_that_differ_by_less_than_a_bfloat16_are_told_apart(rounding):
-    set_sizes(rounding, rows=512, queries=64)
-    features = torch.eye(1, 64) + 0.003 * torch.randn(1500, 64, generator=generator(0))
-    check(features, torch.arange(1400), torch.arange(1400, 1500), 10)
+@given(seed=st.integers(0, 1000), width=st.integers(1, 100), mean=st.sampled_from([0.0, 0.3, 3.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_rounded_product_is_off_by_no_more_than_its_margin(seed, width, mean):
+    features = mean + torch.randn(200, width, generator=generator(seed))
+    centre = torch.nn.functional.normalize(features, dim=1).mean(dim=0)
+    asked = room._units(features, torch.arange(100), centre, asking=True)
+    shelf = room._units(features, torch.arange(100, 200), centre, asking=False)
+    _, margin = room._product(asked, shelf, room._Table(100, 100, True, features.device))
+    rounded = asked.rounded.double() @ shelf.rounded.double().T
+    off = asked.exact.double() @ shelf.exact.double().T - asked.shift - rounded
+    assert (off.abs() <= margin).all()
+
+
+@given(seed=st.integers(0, 1000), middle=st.sampled_from([-1.0, 0.0, 1.0]))
+def test_what_reaches_the_floor_does_so_once_it_is_rounded(seed, middle):
+    tile = torch.rand(16, 64, generator=generator(seed)).sub_(0.5).mul_(0.01).add_(middle)
+    tile[0, :2] = torch.tensor([0.0, -0.0])
+    floor = torch.cat([torch.zeros(1, 1), tile[1:, :1]])
+    for table in (tile, tile.bfloat16()):
+        reach = room._Table(16, 64, table.dtype == torch.bfloat16, tile.device).reach(table, floor)
+        assert reach[tile >= floor].all()
+        assert (table[reach].float() > (floor.expand(16, 64)[reach] - 0.01)).all()
+
+
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 20), width=st.integers(20, 500))
+def test_the_first_bar_is_below_as_many_as_it_says(seed, rank, width):
+    tile = torch.randn(8, width, generator=generator(seed))
+    for table in (tile, tile.bfloat16()):
+        assert ((tile > room._ranked(table, rank)).sum(dim=1) >= rank).all()
 
 
 @BOTH

@@ -134,15 +134,10 @@ class _Table:
     def reach(self, tile: Tensor, floor: Tensor) -> Tensor:
         """Where a tile (q, W) reaches the floor (q, 1), or did before it was rounded to bfloat16: (q, W) bool."""
         reach = self._reach[: tile.numel()].view(tile.shape)
-        if tile.dtype == torch.float32:
-            return torch.ge(tile, floor, out=reach)
-        # rounding keeps order: what is above a number of bfloat16 is not below it once it is rounded
-        nearest = floor.bfloat16()
-        below = torch.where(nearest > floor, torch.nextafter(nearest, torch.full_like(nearest, -torch.inf)), nearest)
-        if below.amin() <= 0:
-            return torch.ge(tile, below, out=reach)
-        # the same above zero, and twice as fast
-        return torch.ge(tile.view(torch.int16), below.view(torch.int16), out=reach)
+        floor = floor.to(tile.dtype)  # rounding keeps order: what reached the floor reaches the rounded floor
+        if tile.dtype == torch.bfloat16 and floor.amin() > 0:  # numbers above zero are ordered as their bits are
+            tile, floor = tile.view(torch.int16), floor.view(torch.int16)  # compared twice as fast
+        return torch.ge(tile, floor, out=reach)
 
 
 @dataclass(frozen=True)
