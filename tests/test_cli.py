@@ -185,16 +185,6 @@ def test_every_command_has_help_with_an_example_for_every_option(tmp_path, comma
     assert all(len(line.split("  ")) > 2 for line in options if line.strip().startswith("--"))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["recipes"], ["inspect"], ["guillotine", "--at", "layer1"], ["pretrain", "--set", "a=1"]]
-)
-def test_light_commands_import_no_torch(tiny_copy, arguments):
-    done = sslcut(*arguments, cwd=tiny_copy, env={"PYTHONPROFILEIMPORTTIME": "1"})
-    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "sslcut.cli" in imported
-    assert not imported & {"torch", "torchvision", "vl_convert", "sklearn", "numpy"}
-
-
 def test_the_tested_wheel_and_the_module_are_the_same_program(tmp_path):
     done = subprocess.run([sys.executable, "-m", "sslcut", "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == package.__version__

@@ -44,6 +44,12 @@ def test_a_layer_of_zeros_has_no_rank():
     assert math.isnan(effective_rank(torch.zeros(5, 3)))
 
 
+@pytest.mark.parametrize("shape", [(45_000, 100), (100, 45_000)])
+def test_rankme_of_a_layer_in_half_precision_is_read_in_blocks(shape):
+    features = (torch.randn(shape, generator=generator(0)) + 0.5).half()
+    assert effective_rank(features) == pytest.approx(by_svd(features), rel=1e-6)
+
+
 def test_rankme_reads_test_rows_only():
     features = torch.eye(100)[:, :4]
     fold = one_fold(100)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslcut.metrics.rows import Kept, Rows, steps
-from sslcut.metrics.spectrum import Spectrum, spectrum, turned
+from sslcut.metrics.rows import WORK, Kept, Rows, steps
+from sslcut.metrics.spectrum import Spectrum, spectrum, spectrum_bytes, turned
 
 TURNED = 4096  # with at most so many rows it is cheaper to turn them once than every gradient and step
+VECTORS = 40  # as long as the coefficients, of a fit at a time: L-BFGS's pairs and what a step works with
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Affine:
     def take(self, index: int) -> "Affine":
         """The map of one penalty alone."""
         return Affine(self.weights[index : index + 1], self.intercepts[index : index + 1])
+
+
+def beside(rows: int, width: int, outputs: int) -> int:
+    """The bytes that fits of so many outputs take beside their rows (n, D)."""
+    scores = rows * min(rows, width) if rows <= TURNED else 0
+    return WORK + spectrum_bytes(rows, width) + 4 * (scores + VECTORS * outputs * (width + 1))
 
 
 class Design:

@@ -117,7 +117,7 @@ def blocks(features: Tensor, rows: Tensor, numbers: int = BLOCK) -> Iterator[tup
     step = max(1, numbers // max(1, features.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, min(start + step, len(rows)))
-        yield part, features[rows[part]].float()
+        yield part, features.index_select(0, rows[part]).float()
 
 
 def alike(tasks: Mapping[str, Task]) -> list[tuple[Tensor, list[str]]]:
@@ -142,7 +142,8 @@ def class_count(task: Task) -> int:
 def check_finite(layer: Layer) -> None:
     """Raises InputError where a layer's features are not all finite numbers."""
     rows = torch.arange(len(layer.features))
-    broken = sum(int((~part.isfinite().all(dim=1)).sum()) for _, part in blocks(layer.features, rows))
+    parts = blocks(layer.features, rows, BLOCK // 4)  # smaller ones, since the check makes copies of its own
+    broken = sum(int((~part.isfinite().all(dim=1)).sum()) for _, part in parts)
     if broken:
         raise InputError(
             f"layer `{layer.name}` ({layer.readout}) gives values that are not finite for {broken} images",

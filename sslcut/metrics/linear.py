@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sslcut.data.images import Task
-from sslcut.metrics.design import Affine, Design
+from sslcut.metrics.design import Affine, Design, beside
 from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count
 from sslcut.metrics.logistic import CrossEntropy
-from sslcut.metrics.minimise import VECTORS, path
+from sslcut.metrics.minimise import path
 from sslcut.metrics.ridge import ridge_path, squeeze
-from sslcut.metrics.rows import WORK, Passing, Rows, Scaler, scaled, steps
+from sslcut.metrics.rows import Passing, Rows, Scaler, scaled, steps
 from sslcut.metrics.score import METRICS, choosing_metric, values
 
 GRID = tuple(10 ** (step / 2) for step in range(-10, 3))  # 1e-5 … 10 by half powers of ten
@@ -103,8 +103,8 @@ class _Fitting:
 
     def _design(self, rows: Tensor, group: _Group) -> Design:
         outputs = max(class_count(task) if task.kind == "class" else 2 for _, task, _ in group)
-        taken = WORK + 4 * VECTORS * self.scaler.width * outputs
-        return Design(scaled(self.layer.features, rows, self.scaler, self.memory - taken))
+        spare = self.memory - beside(len(rows), self.scaler.width, outputs)
+        return Design(scaled(self.layer.features, rows, self.scaler, spare))
 
 
 class _Judge:

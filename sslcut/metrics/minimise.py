@@ -1,14 +1,16 @@
 """Penalised linear fits, one for each of many penalties, by L-BFGS along the path from the largest penalty down.
 
-A fit begins where the line through the two before it points, in the penalty's logarithm, and with what they learnt of
-the Hessian: from there two to ten steps are enough where zero weights need ten to hundreds. The Hessian is about the
-loss's curvature times the features' covariance plus the penalty; its inverse, which L-BFGS refines, makes the first
-step of all about the least-squares solution. Rows are read in blocks, once for each step tried.
+A fit begins at the optimum before it, whose loss and gradient are known, with what was learnt of the Hessian on the way
+there; where the optima lie on a line in the penalty's logarithm, it goes along that line first. So one to ten passes
+over the rows are enough where zero weights need ten to hundreds. The Hessian is about the loss's curvature times the
+features' covariance plus the penalty: its inverse, which L-BFGS refines, makes the first step of all about the
+least-squares solution.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,12 +19,11 @@ from torch import Tensor
 from sslcut.metrics.design import Affine, Design
 from sslcut.metrics.lbfgs import Memory
 
-VECTORS = 40  # as long as the coefficients that a fit holds at a time: the memory's pairs and what a step works with
 FEW = 5  # outputs up to which a tall product and its transposition are faster than a flat product
 STEPS = 500
 CUTS = 12
 FLAT = 1e-3  # of the outputs' mean curvature
-ROUNDING = 1e-7  # relative; a decrease below it cannot be told from float32's error
+ROUNDING = 1e-8  # relative; a decrease below it cannot be told from float32's error
 
 
 class Loss(Protocol):
@@ -47,23 +48,14 @@ def path(
 ) -> Iterator[tuple[Tensor, Affine]]:
     """Minimises mean loss + l2 / 2 · ‖W‖² at each of `l2` (P,), all different, without a penalty on the intercepts.
 
-    Yields places in `l2`, (1,), and the map for it, from the largest penalty down. The first begins at `start`, one
+    Yields the place in `l2`, (1,), and the map for it, from the largest penalty down. The first begins at `start`, one
     map, or at no weights. A fit ends where gᵀH⁻¹g, twice the decrease that is left to gain, falls under `tolerance`
     times the objective.
     """
-    objective, begun = _Objective(design, loss), _coefficients(design, loss, start)
-    memory = Memory(begun)
-    known: list[tuple[float, Tensor]] = []  # the penalty and the coefficients of the last two fits
+    way = _Way(_Objective(design, loss), _coefficients(design, loss, start), tolerance)
     for place in l2.argsort(descending=True):
-        value = float(l2[place])
-        if len(known) == 2:
-            (before, one), (last, other) = known
-            begun = torch.lerp(one, other, 1 + math.log(last / value) / math.log(before / last))
-        if known:
-            memory.stiffen((value - known[-1][0]) * objective.penalised)
-        found = _descend(objective, value, begun, memory, tolerance)
-        begun, known = found, [*known[-1:], (value, found)]
-        yield place[None], design.affine(found[None, :, :-1], found[None, :, -1])
+        found = way.to(float(l2[place]))[None]
+        yield place[None], design.affine(found[..., :-1], found[..., -1])
 
 
 def gather(fits: Iterator[tuple[Tensor, Affine]]) -> Affine:
@@ -117,7 +109,13 @@ class _Objective:
         penalty = l2 / 2 * float(weights.square().sum())
         return _Point(coefficients, total / rows + penalty, gradient, _floored(curvature / rows)[:, None])
 
-    def newton(self, gradient: Tensor, curvature: Tensor, l2: float) -> Tensor:
+    def moved(self, point: _Point, more: float) -> _Point:
+        """The same point under a penalty that is larger by `more`."""
+        weights = point.coefficients * self.penalised
+        objective = point.objective + more / 2 * float(weights.square().sum())
+        return replace(point, objective=objective, gradient=point.gradient + more * weights)
+
+    def newton(self, curvature: Tensor, l2: float, gradient: Tensor) -> Tensor:
         """The gradient times about the inverse Hessian."""
         weights = self.design.spectrum.inverse(gradient[:, :-1], curvature, l2)
         return torch.cat([weights, gradient[:, -1:] / curvature], dim=1)
@@ -135,22 +133,67 @@ def _floored(curvature: Tensor) -> Tensor:
     return curvature.clamp_min(FLAT * float(curvature.mean()) + 1e-12)
 
 
-def _descend(objective: _Objective, l2: float, start: Tensor, memory: Memory, tolerance: float) -> Tensor:
-    """The coefficients that minimise the objective, from `start`, or where it no longer falls by more than rounding."""
-    here = objective.at(start, l2)
-    for _ in range(STEPS):
+class _Way:
+    """Where the path of optima has come to, and what was learnt on it."""
 
-        def scaling(gradient: Tensor, curvature: Tensor = here.curvature) -> Tensor:
-            return objective.newton(gradient, curvature, l2)
+    def __init__(self, objective: _Objective, start: Tensor, tolerance: float) -> None:
+        self.objective, self.start, self.tolerance = objective, start, tolerance
+        self.memory = Memory(start)
+        self.optima: list[tuple[float, _Point]] = []  # the last two, with their penalties
+        self.straight = False  # the line through the two before foretold the last one better than a step from it
 
-        if float((here.gradient * scaling(here.gradient)).sum()) <= tolerance * here.objective:
-            break
-        there = _search(objective, l2, here, memory.direction(here.gradient, scaling))
-        if not here.objective - there.objective > ROUNDING * here.objective:
-            break
-        memory.remember(there.coefficients - here.coefficients, there.gradient - here.gradient)
-        here = there
-    return here.coefficients
+    def to(self, l2: float) -> Tensor:
+        """The coefficients that minimise the objective of this penalty."""
+        here, line = self._begin(l2), self._line(l2)
+        step = here.coefficients + self._direction(here, l2)
+        if line is not None and self.straight:
+            here = self._arrive(here, self.objective.at(line, l2))
+        found = self._descend(here, l2)
+        if line is not None:
+            self.straight = _apart(line, found.coefficients) < _apart(step, found.coefficients)
+        self.optima = [*self.optima[-1:], (l2, found)]
+        return found.coefficients
+
+    def _begin(self, l2: float) -> _Point:
+        if not self.optima:
+            return self.objective.at(self.start, l2)
+        last, point = self.optima[-1]
+        self.memory.stiffen((l2 - last) * self.objective.penalised)
+        return self.objective.moved(point, l2 - last)
+
+    def _line(self, l2: float) -> Tensor | None:
+        """Where the line through the last two optima leads, in the logarithm of the penalty."""
+        if len(self.optima) < 2:
+            return None
+        (before, one), (last, other) = self.optima
+        reach = 1 + math.log(last / l2) / math.log(before / last)
+        return torch.lerp(one.coefficients, other.coefficients, reach)
+
+    def _direction(self, here: _Point, l2: float) -> Tensor:
+        return self.memory.direction(here.gradient, partial(self.objective.newton, here.curvature, l2))
+
+    def _arrive(self, here: _Point, there: _Point) -> _Point:
+        """`there`, with the step to it remembered, or `here` where the objective is no lower."""
+        if not there.objective < here.objective:
+            return here
+        self.memory.remember(there.coefficients - here.coefficients, there.gradient - here.gradient)
+        return there
+
+    def _descend(self, here: _Point, l2: float) -> _Point:
+        """The optimum, or where the objective no longer falls by more than rounding, with and without a memory."""
+        for _ in range(STEPS):
+            decrease = float((here.gradient * self.objective.newton(here.curvature, l2, here.gradient)).sum())
+            if decrease <= self.tolerance * here.objective:
+                break
+            before = here.objective
+            here = self._arrive(here, _search(self.objective, l2, here, self._direction(here, l2)))
+            if before - here.objective <= ROUNDING * before and not self.memory.forget():
+                break
+        return here
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).square().sum())
 
 
 def _search(objective: _Objective, l2: float, here: _Point, direction: Tensor) -> _Point:

@@ -37,6 +37,13 @@ class Spectrum:
         return torch.addcdiv(share @ self.directions.T, gradient, beyond)
 
 
+def spectrum_bytes(rows: int, width: int) -> int:
+    """The memory that finding the spectrum of so many rows and columns takes at its peak."""
+    few = min(rows, width)
+    square, long = (few * few, width * few) if few <= EXACT else (width * SKETCH, 0)
+    return 40 * square + 4 * long  # five in float64: what is decomposed, its vectors, and twice that to work in
+
+
 def spectrum(rows: Rows) -> Spectrum:
     """The spectrum of rows (n, D): all directions, at most n, where they are at most `EXACT`, else a sketch."""
     if min(len(rows), rows.width) > EXACT:
@@ -74,9 +81,9 @@ def _by_rows(rows: Rows) -> Spectrum:
     return Spectrum(mean.float(), variances[kept].float(), directions)
 
 
-def sketch(rows: Rows, count: int = SKETCH) -> Spectrum:
-    """The `count` largest directions from one pass, by a random projection (Nyström: Frangella et al., 2110.02820)."""
-    drawn = torch.randn(rows.width, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def sketch(rows: Rows) -> Spectrum:
+    """The largest directions from one pass, by a random projection (Nyström: Frangella et al., arXiv 2110.02820)."""
+    drawn = torch.randn(rows.width, SKETCH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = torch.linalg.qr(drawn).Q
     total, power = torch.zeros(rows.width, dtype=torch.float64), 0.0
     image, projection = torch.zeros_like(drawn), drawn.float()
@@ -87,14 +94,14 @@ def sketch(rows: Rows, count: int = SKETCH) -> Spectrum:
     mean = total / len(rows)
     image = image / len(rows) - torch.outer(mean, mean @ drawn)
     shift = 1e-6 * float(torch.linalg.vector_norm(image))  # above rounding: it keeps the core positive
-    core = drawn.T @ image + shift * torch.eye(count)
+    core = drawn.T @ image + shift * torch.eye(SKETCH)
     root = torch.linalg.cholesky((core + core.T) / 2)
     half = torch.linalg.solve_triangular(root, (image + shift * drawn).T, upper=False).T
     squares, turns = torch.linalg.eigh(half.T @ half)
     directions = half @ (turns / squares.clamp_min(shift).sqrt())
     variances = (squares - shift).clamp_min(0)
     rest = power / len(rows) - float(mean.square().sum()) - float(variances.sum())
-    return Spectrum(mean.float(), variances.float(), directions.float(), max(0.0, rest) / (rows.width - count))
+    return Spectrum(mean.float(), variances.float(), directions.float(), max(0.0, rest) / (rows.width - SKETCH))
 
 
 def turned(rows: Rows, along: Tensor) -> Kept:

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import vl_convert
-
 Spec = dict[str, Any]
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', 'DejaVu Sans', sans-serif"
@@ -60,6 +58,8 @@ def theme(*, dark: bool = False, font: str = FONT, background: str | None = None
 
 def files(figure: Figure) -> Iterator[tuple[str, bytes]]:
     """The figure as `<name>.svg`, `.png` (twice the size) and `.pdf`: a light theme on white."""
+    import vl_convert
+
     svg = vl_convert.vegalite_to_svg(figure.spec, config=theme(font=FILE_FONT, background="white"))
     yield f"{figure.name}.svg", svg.encode()
     yield f"{figure.name}.png", vl_convert.svg_to_png(svg, scale=2)

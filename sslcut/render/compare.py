@@ -11,8 +11,6 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from scipy.special import stdtrit  # type: ignore[import-untyped]
-
 from sslcut.render import words
 from sslcut.render.gather import Found, checkpoint_labels
 from sslcut.render.results import Best, Document, Place, Score
@@ -72,6 +70,8 @@ def spread(values: Sequence[float]) -> Spread:
     """The mean of `values` with its t interval."""
     if len(values) < 2:
         return Spread(fmean(values), None, tuple(values))
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
     quantile = float(stdtrit(len(values) - 1, 0.975))
     return Spread(fmean(values), quantile * stdev(values) / sqrt(len(values)), tuple(values))
 

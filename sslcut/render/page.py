@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -60,6 +59,8 @@ _IDLE = re.compile(
 @cache
 def _bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script; nothing in it may end the `script` element early."""
+    import vl_convert
+
     return (
         vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
         .replace("</script", "<\\/script")
