@@ -119,6 +119,9 @@ AUGMENTATIONS = Registry(
         "simclr": "sslcut.data.policies:simclr",
         "vicreg": "sslcut.data.policies:vicreg",
         "byol": "sslcut.data.policies:byol",
+        "moco_v2": "sslcut.data.policies:moco_v2",
+        "dino": "sslcut.data.policies:dino",
+        "trex": "sslcut.data.policies:trex",
         "supervised": "sslcut.data.policies:supervised",
         "none": "sslcut.data.policies:none",
     },
@@ -142,8 +145,18 @@ METHODS = Registry(
     "method",
     {
         "simclr": "sslcut.methods.simclr:SimCLR",
+        "moco_v2": "sslcut.methods.moco_v2:MoCoV2",
+        "moco_v3": "sslcut.methods.moco_v3:MoCoV3",
+        "barlow_twins": "sslcut.methods.barlow_twins:BarlowTwins",
         "vicreg": "sslcut.methods.vicreg:VICReg",
+        "byol": "sslcut.methods.byol:BYOL",
+        "simsiam": "sslcut.methods.simsiam:SimSiam",
+        "swav": "sslcut.methods.swav:SwAV",
+        "dino": "sslcut.methods.dino:DINO",
+        "lejepa": "sslcut.methods.lejepa:LeJEPA",
+        "supcon": "sslcut.methods.supcon:SupCon",
         "supervised": "sslcut.methods.supervised:Supervised",
+        "trex": "sslcut.methods.trex:TReX",
     },
 )
 

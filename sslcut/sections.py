@@ -73,13 +73,21 @@ class LastBlock(Section):
     shortcut: Literal["auto", "always", "never"] = "auto"
 
 
+class Prototypes(Section):
+    """Directions that outputs are assigned to: how many, and whether they are scaled to length 1."""
+
+    count: Count
+    unit: bool = False
+
+
 class Model(Section):
-    """The network: backbone, then the head's projector and predictor, each None or the options of an MLP."""
+    """The network: backbone, then the head's projector and predictor (None or an MLP's options) and its prototypes."""
 
     backbone: Annotated[Choice, Chosen(BACKBONES)]
     last_block: LastBlock = LastBlock()
     projector: Mlp | None = None
     predictor: Mlp | None = None
+    prototypes: Prototypes | None = None
 
 
 class Head(Section):
@@ -105,12 +113,17 @@ class Crop(Section):
 
 
 class Views(Section):
-    """What the network sees of an image. `strength` 0 is no augmentation, 1 the policy as published."""
+    """What the network sees of an image. `strength` 0 is no augmentation, 1 the policy as published.
+
+    `positives: label` shows in every second view another image with the same label in `task`, the first class task
+    where null.
+    """
 
     policy: Annotated[Choice, Chosen(AUGMENTATIONS)]
     strength: Annotated[float, Field(ge=0)] = 1.0
     exact: bool = False
-    positives: Literal["instance"] = "instance"
+    positives: Literal["instance", "label"] = "instance"
+    task: str | None = None
     crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
 
 

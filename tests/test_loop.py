@@ -48,7 +48,7 @@ def images_of(count=28, seed=0):
 
 
 def views_of(method):
-    crops = [Crop(method.n_views or 1, 16, (0.2, 1.0))]
+    crops = [Crop(method.min_views, 16, (0.2, 1.0))]
     some = dict(options={}, strength=1.0, exact=False, seed=0, mean=(0.5,) * 3, std=(0.25,) * 3)
     return ViewMaker(crops, policy="simclr", **some)
 

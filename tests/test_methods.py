@@ -7,13 +7,14 @@ from torch.nn import functional as F
 
 from sslcut.data.views import Views
 from sslcut.errors import UsageError
+from sslcut.methods.moco_v2 import MoCoV2
 from sslcut.methods.simclr import nt_xent
 from sslcut.methods.supervised import Supervised
 from sslcut.methods.vicreg import VICReg, overlap, spread
 from sslcut.model.build import build
 from sslcut.registry import METHODS
+from sslcut.training.world import Precision, loss_of
 
-SELF_SUPERVISED = [name for name in METHODS if not METHODS.literal(name, "uses_labels", False)]
 CLASSES = 3
 
 
@@ -21,11 +22,14 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def method_of(name, **options):
+def method_of(name, width=5, **options):
     """A method around a network small enough for a test, with a classifier where it needs one."""
     torch.manual_seed(0)
     kind = METHODS.load(name)
-    head = {"classifier": CLASSES} if kind.needs_classifier else {"projector": {"widths": [6, 5]}}
+    head = {"classifier": CLASSES} if kind.needs_classifier else {"projector": {"widths": [6, width]}}
+    more = {"predictor": {"widths": [4, width]}, "prototypes": {"count": 7}}
+    head |= {part: given for part, given in more.items() if kind.defaults["model"].get(part)}
+    options |= {"classes": CLASSES} if kind.needs_classes else {}
     return kind(build({"backbone": {"name": "resnet10", "width": 2, "stem": "small"}, **head}), **options)
 
 
@@ -40,41 +44,56 @@ def labels_of(batch):
 # What every method must do
 
 
+def outputs_of(method, batch, width=5, seed=0):
+    """What a method's loss may be given: its own outputs of two views (one of MoCo v2's), and its targets."""
+    own = 1 if isinstance(method, MoCoV2) else 2
+    return normal(own, batch, width, seed=seed), normal(method.targets, batch, width, seed=seed + 1)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_every_weight_of_its_chain(name):
     method = method_of(name)
-    images = normal(method.n_views or 1, 6, 3, 16, 16, dtype=torch.float32)
+    images = normal(2, 6, 3, 16, 16, dtype=torch.float32)
     z = method(views_of(images), labels_of(6))
-    assert z.shape[:2] == (method.n_views or 1, 6)
+    assert z.shape[1] == 6
     method.loss(z, labels_of(6)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.chain.parameters())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loss_does_not_depend_on_the_order_of_the_batch(name):
-    method, z, order = method_of(name), normal(2, 8, 3), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    method, order = method_of(name).double(), torch.randperm(8, generator=torch.Generator().manual_seed(1))
+    z = torch.cat(outputs_of(method, 8))
     torch.testing.assert_close(method.loss(z[:, order], labels_of(8)[order]), method.loss(z, labels_of(8)))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "moco_v2"])
 def test_a_loss_does_not_change_when_the_views_swap(name):
-    method, z = method_of(name), normal(2, 8, 3)
-    torch.testing.assert_close(method.loss(z.flip(0), labels_of(8)), method.loss(z, labels_of(8)))
+    method = method_of(name).double()
+    own, targets = outputs_of(method, 8)
+    swapped = torch.cat([own.flip(0), targets.flip(0)])
+    torch.testing.assert_close(method.loss(swapped, labels_of(8)), method.loss(torch.cat([own, targets]), labels_of(8)))
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("shape", [(2, 4, 3), (2, 3, 5)])
-def test_a_loss_has_the_gradient_of_its_finite_differences(name, shape):
-    method, z = method_of(name), normal(*shape).requires_grad_()
-    assert method.loss(z, labels_of(shape[1])).dtype == torch.float64
-    assert torch.autograd.gradcheck(lambda z: method.loss(z, labels_of(shape[1])), z)
+@pytest.mark.parametrize(("batch", "width"), [(4, 3), (3, 5)])
+def test_a_loss_has_the_gradient_of_its_finite_differences(name, batch, width):
+    method = method_of(name, **({} if METHODS.load(name).needs_classifier else {"width": width})).double()
+    own, targets = outputs_of(method, batch, CLASSES if method.needs_classifier else width)
+    loss = lambda own: method.loss(torch.cat([own, targets]), labels_of(batch))  # noqa: E731
+    assert loss(own).dtype == torch.float64
+    if name == "swav":  # its codes depend on the outputs too, and pass no gradient
+        codes = [method.code(method.chain.block("prototypes")(view), place) for place, view in enumerate(own)]
+        method.code = lambda scores, view: codes[view]
+    assert torch.autograd.gradcheck(loss, own.requires_grad_())
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_loss_and_its_gradient_are_finite_where_all_outputs_are_equal(name, value):
-    z = torch.full((2, 4, 3), value, requires_grad=True)
-    loss = method_of(name).loss(z, labels_of(4))
+    method = method_of(name)
+    z = torch.full_like(torch.cat(outputs_of(method, 4)).float(), value).requires_grad_()
+    loss = method.loss(z, labels_of(4))
     loss.backward()
     assert loss.isfinite() and z.grad.isfinite().all()
 
@@ -87,10 +106,48 @@ def test_what_a_method_declares_can_be_read_without_importing_it(name):
     assert set(METHODS.options(name)) == {key for key in vars(method_of(name)) if key in METHODS.options(name)}
 
 
-@pytest.mark.parametrize("name", SELF_SUPERVISED)
-def test_a_method_of_two_views_refuses_another_number_of_them(name):
-    with pytest.raises(UsageError, match="compares 2 views, views.crops gives 3"):
-        method_of(name)(views_of(torch.zeros(3, 2, 3, 16, 16)), None)
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS.literal(name, "min_views", 2) == 2])
+def test_a_method_that_compares_views_refuses_a_single_one(name):
+    with pytest.raises(UsageError, match="compares 2 views, views.crops gives 1"):
+        method_of(name)(views_of(torch.zeros(1, 2, 3, 16, 16)), None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("n_global", [1, 2])
+def test_every_method_takes_multi_crop(name, n_global):
+    method = method_of(name)
+    views = views_of(normal(n_global, 6, 3, 16, 16).float(), normal(3, 6, 3, 8, 8).float())
+    z = method(views, labels_of(6))
+    own = n_global + 3 - (name == "moco_v2")  # whose last global view is the key
+    assert z.shape[:2] == (own + method.targets, 6)
+    loss = method.loss(z, labels_of(6))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in method.chain.parameters())
+
+
+@pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow_twins"])
+def test_more_views_cost_the_mean_over_the_pairs_that_hold_a_global_one(name):
+    method, z = method_of(name).double(), normal(4, 6, 5)
+    met = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
+    expected = torch.stack([method.loss(z[[a, b]], None) for a, b in met]).mean()
+    torch.testing.assert_close(method.loss(z, None), expected)
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam", "moco_v3"])
+def test_a_local_view_meets_every_target_and_a_global_one_all_but_its_own(name):
+    method, z = method_of(name).double(), normal(5, 6, 5)  # two global views, a local one, two targets
+    met = [(0, 1), (1, 0), (2, 0), (2, 1)]
+    alone = [method.loss(torch.stack([z[v], z[v], z[3 + t], z[3 + t]]), None) for v, t in met]
+    torch.testing.assert_close(method.loss(z, None), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_is_taken_in_float32_whatever_the_network_computes_in(name, monkeypatch):
+    method, views = method_of(name), views_of(torch.zeros(2, 8, 3, 16, 16))
+    z = torch.cat(outputs_of(method, 8)).float()
+    monkeypatch.setattr(method, "forward", lambda views, labels: z)
+    full, half = (loss_of(method, views, labels_of(8), Precision(name, True))[0] for name in ("float32", "bf16"))
+    torch.testing.assert_close(half, full, atol=1e-3, rtol=0)
 
 
 # The walk from views to z
@@ -109,7 +166,7 @@ class Counter(nn.Module):
 
 
 @pytest.mark.parametrize(("batchnorm", "expected"), [("joint", [12, 8]), ("per_view", [4, 4, 4, 4, 4])])
-def test_the_backbone_runs_once_a_resolution_or_view_and_the_head_once(monkeypatch, batchnorm, expected):
+def test_the_backbone_runs_once_a_resolution_and_the_head_once_or_both_view_by_view(monkeypatch, batchnorm, expected):
     method = method_of("supervised")
     monkeypatch.setattr(Supervised, "batchnorm", batchnorm)
     first, last = Counter(method.chain.blocks[0]), Counter(method.chain.blocks[-1])
@@ -117,13 +174,13 @@ def test_the_backbone_runs_once_a_resolution_or_view_and_the_head_once(monkeypat
     z = method(
         views_of(normal(2, 4, 3, 16, 16).float(), torch.zeros(2, 4, 3, 8, 8), torch.zeros(1, 4, 3, 16, 16)), None
     )
-    assert (first.passes, last.passes, z.shape) == (expected, [20], (5, 4, CLASSES))
+    head = [20] if batchnorm == "joint" else expected
+    assert (first.passes, last.passes, z.shape) == (expected, head, (5, 4, CLASSES))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_views_of_several_sizes_keep_their_order(name, monkeypatch):
+@pytest.mark.parametrize("name", ["simclr", "vicreg", "lejepa", "supcon", "supervised"])
+def test_the_views_of_several_sizes_keep_their_order(name):
     method = method_of(name).eval()
-    monkeypatch.setattr(type(method), "n_views", None)
     crops = [normal(2, 3, 3, 16, 16).float(), normal(1, 3, 3, 8, 8).float(), normal(1, 3, 3, 16, 16, seed=3).float()]
     apart = torch.stack([method.chain(view) for crop in crops for view in crop])
     torch.testing.assert_close(method(views_of(*crops), None), apart)

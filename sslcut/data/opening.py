@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sslcut.data.images import Dataset, Images, Subset, Task, Triple, labels_of, split_validation, statistics
 from sslcut.data.memory import SMALLER
+from sslcut.data.partners import Partners
 from sslcut.data.views import Crop, ViewMaker
-from sslcut.errors import InputError, MachineError, UsageError
+from sslcut.errors import InputError, MachineError, UsageError, suggestion
 from sslcut.events import Event
 from sslcut.registry import DATASETS
 
@@ -90,6 +91,9 @@ def view_maker(views: Mapping[str, Any], opened: Opened, seed: int) -> ViewMaker
     """The maker of the views that a recipe's `views` section describes; a crop without a size has the images'."""
     policy = dict(views["policy"])
     size = opened.dataset.train.size
+    partners = None
+    if views["positives"] == "label":
+        partners = Partners(learnt(opened, views["task"], "`views.positives: label`").values, seed)
     crops = [Crop(crop["count"], crop["size"] or size, tuple(crop["scale"])) for crop in views["crops"]]
     return ViewMaker(
         crops,
@@ -100,7 +104,34 @@ def view_maker(views: Mapping[str, Any], opened: Opened, seed: int) -> ViewMaker
         seed=seed,
         mean=opened.mean,
         std=opened.std,
+        partners=partners,
     )
+
+
+def learnt(opened: Opened, task: str | None, who: str) -> Task:
+    """The class task that training learns from: the one so named, else the first. `who` asks, for the message.
+
+    Raises InputError where there is none, or where the probe would later test on images whose labels were learnt from.
+    """
+    if opened.dataset.test is None:
+        raise InputError(
+            f"{who} learns from labels, and data `{opened.dataset.name}` has no test split",
+            hint="hold images out: data.test: 500",
+        )
+    return class_task(opened.train, task, who)
+
+
+def class_task(images: Images, task: str | None, who: str) -> Task:
+    """The class task of that name, or the first where that is None. Raises InputError where there is none."""
+    classes = {name: each for name, each in images.tasks.items() if each.kind == "class"}
+    name = task or next(iter(classes), "")
+    if name not in classes:
+        raise InputError(
+            f"{who} needs a task with classes, the data has no `{name}`" if name else
+            f"{who} needs labels, and the data has none",
+            hint=suggestion(name, classes, "class tasks") or "one folder a class gives labels",
+        )  # fmt: skip
+    return classes[name]
 
 
 class Joined(Images):

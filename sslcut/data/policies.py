@@ -146,6 +146,60 @@ def byol(
     return Policy(1.0, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma, kernel, solarise)
 
 
+def moco_v2(
+    *,
+    flip: float | tuple[float, ...] = 0.5,
+    jitter: float | tuple[float, ...] = 0.8,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.4,
+    hue: float = 0.1,
+    grey: float | tuple[float, ...] = 0.2,
+    blur: float | tuple[float, ...] = 0.5,
+    sigma: tuple[float, float] = (0.1, 2.0),
+    kernel: float = 0.1,
+    solarise: float | tuple[float, ...] = 0.0,
+) -> Policy:
+    """MoCo v2's and SimSiam's views: SimCLR's with half the colour jitter (arXiv 2003.04297)."""
+    return Policy(1.0, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma, kernel, solarise)
+
+
+def dino(
+    *,
+    flip: float | tuple[float, ...] = 0.5,
+    jitter: float | tuple[float, ...] = 0.8,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+    grey: float | tuple[float, ...] = 0.2,
+    blur: float | tuple[float, ...] = (1.0, 0.1, 0.5),
+    sigma: tuple[float, float] = (0.1, 2.0),
+    kernel: float = 0.1,
+    solarise: float | tuple[float, ...] = (0.0, 0.2, 0.0),
+) -> Policy:
+    """DINO's views: BYOL's for two global ones, local ones blurred half the time (arXiv 2104.14294)."""
+    return Policy(1.0, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma, kernel, solarise)
+
+
+def trex(
+    *,
+    flip: float | tuple[float, ...] = 0.5,
+    jitter: float | tuple[float, ...] = 0.8,
+    brightness: float = 0.4,
+    contrast: float = 0.4,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+    grey: float | tuple[float, ...] = 0.2,
+    blur: float | tuple[float, ...] = (0.2, 0.5),
+    sigma: tuple[float, float] = (0.1, 2.0),
+    kernel: float = 0.1,
+    solarise: float | tuple[float, ...] = (0.2, 0.0),
+) -> Policy:
+    """t-ReX's views: the global one is solarised at times, local ones blurred half the time (arXiv 2206.15369)."""
+    return Policy(1.0, flip, jitter, brightness, contrast, saturation, hue, grey, blur, sigma, kernel, solarise)
+
+
 def supervised(*, flip: float | tuple[float, ...] = 0.5) -> Policy:
     """A crop and a flip, as torchvision trains its classifiers."""
     return Policy(crop=1.0, flip=flip)

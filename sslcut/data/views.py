@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sslcut.data import colour, exact
 from sslcut.data.parameters import Drawn, draw
+from sslcut.data.partners import Partners
 from sslcut.data.resample import Taps, resample, taps
 from sslcut.errors import UsageError
 from sslcut.registry import AUGMENTATIONS
@@ -53,8 +54,9 @@ class Crop:
 class ViewMaker:
     """Makes the views of a batch under a policy of the registry, moved to `strength`.
 
-    Views depend on the seed, the epoch and the images' indices alone, at any batch size and order. Raises UsageError
-    for a policy, an option or a strength that is not valid.
+    Views depend on the seed, the epoch and the images' indices alone, at any batch size and order. With `partners`
+    every second view shows the image's partner. Raises UsageError for a policy, an option or a strength that is not
+    valid.
     """
 
     def __init__(
@@ -68,23 +70,29 @@ class ViewMaker:
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
+        partners: Partners | None = None,
     ) -> None:
-        self.crops, self.exact, self.seed = tuple(crops), exact, seed
+        self.crops, self.exact, self.seed, self.partners = tuple(crops), exact, seed, partners
         self.policy = AUGMENTATIONS.load(policy)(**options).at(strength)
         self.mean, self.std = tuple(mean), tuple(std)
         views = sum(crop.count for crop in crops)
         self.blurs, self.solarises = (any(self.policy.probability(name, views)) for name in ("blur", "solarise"))
 
+    def shown(self, indices: Tensor, epoch: int) -> Tensor:
+        """The images that the views of a batch (B,) show: itself, and behind it its partners where there are any."""
+        return indices if self.partners is None else torch.cat([indices, self.partners(indices, epoch)])
+
     @torch.no_grad()
     def __call__(self, pixels: Tensor, indices: Tensor, epoch: int) -> Views:
-        """The views of uint8 images (B, 3, S, S), which have the indices (B,) in their data set, in one epoch."""
-        device, count = pixels.device, len(pixels)
+        """The views of the images with the indices (B,) in one epoch, from the uint8 pixels of those `shown`, on it."""
+        device, count = pixels.device, len(indices)
+        sources = (pixels[:count], pixels[-count:])
         scales = [self.policy.crop_scale(crop.scale) for crop in self.crops for _ in range(crop.count)]
         drawn = draw(self.policy, scales, pixels.shape[3], seed=self.seed, epoch=epoch, indices=indices.to(device))
         groups = tuple(_empty(crop, count, device) for crop in self.crops)
         with torch.autocast(device.type, enabled=False):  # whose half precision would round the pixels
             for view, target in enumerate(image for group in groups for image in group):
-                self._fill(target, pixels, {name: values[view] for name, values in drawn.items()})
+                self._fill(target, sources[view % 2], {name: values[view] for name, values in drawn.items()})
         return Views(groups, self.crops[0].count, drawn)
 
     def _fill(self, target: Tensor, pixels: Tensor, drawn: Drawn) -> None:

@@ -2,6 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,42 +22,86 @@ class Method(nn.Module, ABC):
     buffers of the method, so that `state_dict()` carries them and resuming costs no code.
     """
 
-    uses_labels: ClassVar[bool] = False  # else `labels` is None
+    uses_labels: bool = False  # else `labels` is None; an option of the method may ask for them
     needs_classifier: ClassVar[bool] = False  # the chain ends with a block of one output a class
-    keeps: ClassVar[str] = "student"  # which network the checkpoint holds
-    batchnorm: ClassVar[Literal["per_view", "joint"]] = "joint"  # what the backbone's batch statistics are taken over
-    n_views: ClassVar[int | None] = 2  # how many views the loss compares; None: any number
+    needs_classes: ClassVar[bool] = False  # `__init__` is given how many classes its labels have
+    needs: ClassVar[tuple[str, ...]] = ()  # parts of the head that the loss cannot do without
+    keeps: ClassVar[Literal["student", "teacher"]] = "student"  # which network the checkpoint holds
+    batchnorm: ClassVar[Literal["per_view", "joint"]] = "joint"  # what batch statistics are taken over, as published
+    min_views: ClassVar[int] = 2  # how many views the loss compares at least
     defaults: ClassVar[dict[str, Any]] = {}  # recipe sections below what the user writes
+
+    progress: float = 0.0
+    """How far the training is, from 0 to 1: set before every step."""
+    seed: int = 0
+    """The recipe's: set before training."""
+    n_global: int = 2
+    """How many of the views are global ones: noted by `check`."""
 
     def __init__(self, chain: Chain) -> None:
         super().__init__()
         self.chain = chain
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """z, (V, B, D): the backbone once for each resolution (or view), then the head once over all of them."""
-        count = sum(len(crop) for crop in views.crops)
-        if self.n_views is not None and count != self.n_views:
-            raise UsageError(
-                f"the method {type(self).__name__} compares {self.n_views} views, views.crops gives {count}",
-                hint=f"make the counts in `views.crops` add up to {self.n_views}",
-            )
-        h = torch.cat(self.backbone(views.crops))  # (V·B, H)
-        z = self.chain.run(h, after=self.chain.backbone)  # (V·B, D)
-        return z.reshape(count, -1, z.shape[-1])
+    @property
+    def kept(self) -> Chain:
+        """The network that a checkpoint holds."""
+        return self.chain
 
-    def backbone(self, crops: tuple[Tensor, ...]) -> list[Tensor]:
-        """The backbone's output for each group of crops, its views one after another, (V_i·B, H)."""
+    @property
+    def added(self) -> dict[str, Any]:
+        """What `kept` has beyond the recipe's network, as a recipe's `model` section says it."""
+        return {}
+
+    @property
+    def targets(self) -> int:
+        """How many of z's views, the last ones, are aimed at and pass no gradient."""
+        return 0
+
+    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
+        """z, (V, B, D): what the loss compares, targets last."""
+        self.check(views)
+        return self.outputs(self.chain, views.crops)
+
+    def check(self, views: Views) -> None:
+        """Note how many views are global; raises UsageError where there are too few to compare."""
+        enough(type(self).__name__, sum(len(crop) for crop in views.crops), self.min_views)
+        self.n_global = views.n_global
+
+    def outputs(self, chain: Chain, crops: Sequence[Tensor], upto: str | None = None) -> Tensor:
+        """What a chain gives for every view, (V, B, D), up to and including block `upto`.
+
+        View by view, or the backbone once for each resolution and then the head once over all views.
+        """
         if self.batchnorm == "per_view":
-            return [torch.cat([self.chain.run(view, upto=self.chain.backbone) for view in crop]) for crop in crops]
+            return torch.stack([chain.run(view, upto=upto) for crop in crops for view in crop])
+        h = torch.cat(self.backbone(chain, crops))  # (V·B, H)
+        z = chain.run(h, after=chain.backbone, upto=upto)  # (V·B, D)
+        return z.reshape(sum(len(crop) for crop in crops), -1, z.shape[-1])
+
+    def with_targets(self, views: Views, teacher: Chain) -> Tensor:
+        """The network's outputs for every view, then the teacher's for the global ones: (V + n_global, B, D)."""
+        self.check(views)
+        own = self.outputs(self.chain, views.crops)
+        with torch.no_grad():
+            aims = self.outputs(teacher, views.crops[:1])
+        return torch.cat([own, aims])
+
+    def backbone(self, chain: Chain, crops: Sequence[Tensor]) -> list[Tensor]:
+        """A chain's backbone for each group of crops, its views one after another, (V_i·B, H)."""
         by_size: dict[torch.Size, list[int]] = defaultdict(list)
         for group, crop in enumerate(crops):
             by_size[crop.shape[-2:]].append(group)
         found: dict[int, Tensor] = {}
         for groups in by_size.values():
             images = [crops[group].flatten(0, 1) for group in groups]
-            h = self.chain.run(torch.cat(images), upto=self.chain.backbone)
+            h = chain.run(torch.cat(images), upto=chain.backbone)
             found.update(zip(groups, torch.split(h, [len(x) for x in images]), strict=True))
         return [found[group] for group in range(len(crops))]
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """This step's random numbers: of the seed and the progress alone, so that a resumed training has them too."""
+        digest = blake2b(f"{self.seed} {self.progress!r}".encode(), digest_size=7).digest()
+        return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
     @abstractmethod
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -65,3 +112,22 @@ class Method(nn.Module, ABC):
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         """Called after the optimiser's step with the detached z: queues, centres, then the teacher."""
+
+
+def enough(method: str, count: int, least: int) -> None:
+    """Raise UsageError where `count` views are fewer than a method compares."""
+    if count < least:
+        raise UsageError(
+            f"the method {method} compares {least} views, views.crops gives {count}",
+            hint=f"make the counts in `views.crops` add up to {least} or more",
+        )
+
+
+def pairs(n_global: int, views: int) -> list[tuple[int, int]]:
+    """Every two views of which one at least is global, once each: what a loss that knows no sides compares."""
+    return [(a, b) for a in range(n_global) for b in range(a + 1, views)]
+
+
+def crossed(n_global: int, views: int) -> list[tuple[int, int]]:
+    """Every view with every global one but itself, as (view, target)."""
+    return [(view, target) for target, view in product(range(n_global), range(views)) if view != target]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslcut.methods.base import Method
+from sslcut.methods.base import Method, pairs
 from sslcut.model.chain import Chain
 
 
@@ -27,10 +27,11 @@ class VICReg(Method):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """The weighted sum of the three terms as in the authors' code, z (2, B, D), B at least 2."""
-        a, b = z  # (B, D) each
-        agree, vary, repeat = (a - b).square().mean(), spread(a) + spread(b), overlap(a) + overlap(b)
-        return self.invariance * agree + self.variance * vary + self.covariance * repeat
+        """The weighted sum of the three terms the mean over pairs of views; z (V, B, D), B at least 2."""
+        alone = [self.variance * spread(view) + self.covariance * overlap(view) for view in z]
+        met = pairs(self.n_global, len(z))
+        costs = [self.invariance * (z[a] - z[b]).square().mean() + alone[a] + alone[b] for a, b in met]
+        return torch.stack(costs).mean()
 
 
 def spread(z: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 GROUPS, QUERIES, ROWS = 4, 512, 4096  # groups of queries that share a reading of the bank; what meets at a time
-ASKED, SHELVED = 3 * 2**20, 3 * 2**19  # numbers of all those queries, and of a block of the bank, that are held at most
+ASKED, SHELVED = 2**21, 2**20  # numbers of all those queries, and of a block of the bank, that are held at most
 RUN = 64  # rows of the bank that stay together, so that a mapped file is read in long pieces
-ROOM = 3  # times k, what is held of each query before it is sorted
+ROOM = 2  # times k, what is held of each query before it is sorted
 WIDE = 128  # numbers of a row from which a product in bfloat16 saves more time than checking it takes
 SPARE = 6  # columns to a wanted rank from which the first bar is read; more of them only cost time
 SPARSE = 16  # where more than one pair in this many may reach the bar, the whole block is sorted

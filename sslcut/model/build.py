@@ -7,12 +7,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from sslcut.model.chain import Chain
-from sslcut.model.heads import classifier, mlp
+from sslcut.model.heads import classifier, mlp, prototypes
 from sslcut.registry import BACKBONES
 
 
 def build(model: Mapping[str, Any]) -> Chain:
-    """The network that `model` describes: backbone, then projector, predictor and classifier where it names them.
+    """The network that `model` describes: backbone, then of projector, predictor, prototypes, classifier what it names.
 
     Weights are drawn from torch's global generator, or not at all under `torch.device("meta")`. Raises UsageError for
     an unknown backbone or a last block that it cannot have.
@@ -22,6 +22,8 @@ def build(model: Mapping[str, Any]) -> Chain:
     for part in ("projector", "predictor"):
         if head := model.get(part):
             chain = chain.followed_by(mlp(part, chain.width, **head))
+    if directions := model.get("prototypes"):
+        chain = chain.followed_by(prototypes(chain.width, **directions))
     if classes := model.get("classifier"):
         chain = chain.followed_by(classifier(chain.width, classes))
     return chain

@@ -1,4 +1,4 @@
-"""The head: blocks `projector.0`, …, `predictor.0`, … and `classifier`, one block a layer."""
+"""The head: blocks `projector.0`, …, `predictor.0`, …, then `prototypes` or `classifier`, one block a layer."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -37,6 +37,21 @@ class Classifier(nn.Linear):
         self.width = classes
 
 
+class Prototypes(nn.Linear):
+    """Directions: vectors (…, inputs), scaled to length 1 → their scores (…, count).
+
+    `unit` scales the directions to length 1 as well, which is DINO's weight norm with its gain fixed at 1.
+    """
+
+    def __init__(self, inputs: int, count: int, *, unit: bool) -> None:
+        super().__init__(inputs, count, bias=False)
+        self.width, self.unit = count, unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.normalize(self.weight, dim=1) if self.unit else self.weight
+        return F.linear(F.normalize(x, dim=-1), weight)
+
+
 def mlp(
     name: str,
     inputs: int,
@@ -71,6 +86,11 @@ def mlp(
         blocks.append((f"{name}.{index}", f"{name}.{index}.", block))
         inputs = width
     return blocks
+
+
+def prototypes(inputs: int, *, count: int, unit: bool = False) -> list[Named]:
+    """The block `prototypes`: `count` directions."""
+    return [("prototypes", "prototypes.", Prototypes(inputs, count, unit=unit))]
 
 
 def classifier(inputs: int, classes: int) -> list[Named]:

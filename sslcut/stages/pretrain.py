@@ -14,13 +14,14 @@ from torch import Tensor
 from sslcut import checkpoint, header
 from sslcut.atomic import write_text
 from sslcut.data.images import Images, Task, describe
-from sslcut.data.opening import Opened, open_data, view_maker
+from sslcut.data.opening import Opened, class_task, learnt, open_data, view_maker
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
-from sslcut.errors import AbsentError, InputError, MachineError, UsageError, suggestion
+from sslcut.errors import AbsentError, MachineError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
-from sslcut.methods.base import Method
+from sslcut.methods.base import Method, enough
+from sslcut.methods.labels import uses_labels
 from sslcut.model.build import blueprint, build
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
@@ -47,6 +48,7 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
     DivergedError (4), MachineError (5).
     """
     device = choose_device(options.device)
+    check_fit(recipe.dump())
     directory = RunDir(options.out or Path("runs") / recipe.name)
     start, data = recipe.dump()["from"], recipe.dump()["data"]
     key = recipe.stage_hash("pretrain", (header.read(start).identity if start else "") + data_fingerprint(data))
@@ -66,6 +68,17 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
             directory.record(step)
         forget_state(directory)  # only now is the network itself safe
     yield Result(str(target), {"identity": step.identity, **step.facts})
+
+
+def check_fit(document: Mapping[str, Any]) -> None:
+    """Raise UsageError, before any work, where a method lacks a part of its head or has too few views to compare."""
+    name = document["method"]["name"]
+    enough(
+        f"`{name}`", sum(crop["count"] for crop in document["views"]["crops"]), METHODS.literal(name, "min_views", 2)
+    )
+    for part in METHODS.literal(name, "needs", ()):
+        if not document["model"].get(part):
+            raise UsageError(f"the method `{name}` needs a `model.{part}`", hint="leave it to the method's defaults")
 
 
 def forget_state(directory: RunDir) -> None:
@@ -105,8 +118,9 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     except AbsentError as absent:
         yield Warn(f"the data is not here: {absent}")
     else:
-        if METHODS.literal(document["method"]["name"], "uses_labels", False):
+        if uses_labels(document["method"]):
             labels_for(document["method"], opened)
+        view_maker(document["views"], opened, document["seed"])
         size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
         steps = Sampler(len(opened.train), train["batch_size"], document["seed"]).steps * train["epochs"]
         images = f", {steps:,} steps"
@@ -139,18 +153,20 @@ class _Training:
         need_space(self.directory.path, method)
         history = yield from start_from(method.chain, document["from"])
         views = view_maker(document["views"], opened, document["seed"])
+        if views.partners is not None and views.partners.alone:
+            yield Warn(f"{views.partners.alone:,} images are the only ones with their label and have no partner")
         precision = self.precision(method.to(self.device), opened.train, labels, views)
         self.directory.remember(precision=asdict(precision), threads=self.threads)
         write_text(self.directory.path / "recipe.yaml", self.recipe.text())
         yield Note(f"training on {self.device}, {self.threads} threads, {precision.label}")
         metrics = yield from self.epochs(method, opened.train, labels, views, precision)
-        chain = method.chain.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        chain = method.kept.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         input = input_of(document, opened)
         identity = checkpoint.save(
             self.directory.path / FILE,
             chain,
             {
-                "model": model_document(document, class_count(document["method"], opened.train)),
+                "model": {**model_document(document, class_count(document["method"], opened.train)), **method.added},
                 "readout": READOUTS[len(costs(chain, input.size)[-1].spatial)][0],
                 "input": input.document(),
                 "recipe": self.recipe.stored(),
@@ -169,7 +185,7 @@ class _Training:
         first = torch.arange(min(batch, len(images)))
 
         def measure() -> Precision:
-            sample = views(images.read(first).to(self.device), first.to(self.device), 0)
+            sample = views(images.read(views.shown(first, 0)).to(self.device), first.to(self.device), 0)
             given = labels[first].to(self.device) if labels is not None else None
             return choose_precision(asked, method, sample, given)
 
@@ -241,34 +257,20 @@ def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Te
     kind = METHODS.load(options.pop("name"))
     torch.manual_seed(document["seed"])
     chain = build(model_document(document, class_count(document["method"], opened.train)))
+    if kind.needs_classes:
+        options["classes"] = len(task_of(document["method"], opened.train).classes)
     method: Method = kind(chain, **options)
     return method, labels_for(document["method"], opened) if method.uses_labels else None
 
 
 def labels_for(method: Mapping[str, Any], opened: Opened) -> Tensor:
-    """The labels (N,) that a method which uses labels learns from.
-
-    Raises InputError where the data has none, or where the probe would later test on images that were learnt from.
-    """
-    if opened.dataset.test is None:
-        raise InputError(
-            f"`{method['name']}` learns from labels, and data `{opened.dataset.name}` has no test split",
-            hint="hold images out: data.test: 500",
-        )
-    return task_of(method, opened.train).values
+    """The labels (N,) that a method which uses labels learns from; raises InputError as `learnt` does."""
+    return learnt(opened, method.get("task"), f"`{method['name']}`").values
 
 
 def task_of(method: Mapping[str, Any], images: Images) -> Task:
     """The class task that a method learns: its option `task`, else the first one. Raises InputError."""
-    classes = {name: task for name, task in images.tasks.items() if task.kind == "class"}
-    name = method.get("task") or next(iter(classes), "")
-    if name not in classes:
-        raise InputError(
-            f"method `{method['name']}` needs a task with classes, the data has no `{name}`" if name else
-            f"method `{method['name']}` needs labels, and the data has none",
-            hint=suggestion(name, classes, "class tasks") or "one folder a class gives labels",
-        )  # fmt: skip
-    return classes[name]
+    return class_task(images, method.get("task"), f"method `{method['name']}`")
 
 
 def class_count(method: Mapping[str, Any], images: Images) -> int | None:

@@ -31,7 +31,7 @@ State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
 
 Batch = tuple[Tensor, Tensor]
-"""Image indices (B,) and their pixels, as `ahead` gives them."""
+"""The images that a batch's views show, the batch itself first, and their pixels, as `ahead` gives them."""
 
 Save = Callable[[dict[str, Tensor], dict[str, Any]], object]
 """Writes a state before it returns: the tensors are the live ones."""
@@ -120,6 +120,7 @@ class _Run:
         if plan.compile:
             self.method.compile()
         self.labels = labels.to(plan.device) if labels is not None and method.uses_labels else None
+        self.method.seed = plan.seed
         self.sampler = Sampler(len(images), plan.batch_size, plan.seed)
         self.optimizer = build_optimizer(method.named_parameters(), plan.optimizer, self.sampler.batch, plan.lr_scaling)
         options = {key: value for key, value in plan.update.items() if key != "name"}
@@ -136,11 +137,11 @@ class _Run:
         return {"images": len(self.images), "batch size": batch, "epochs": plan.epochs, "seed": plan.seed}
 
     def order(self) -> Iterator[Tensor]:
-        """The image indices (B,) of every batch that is still to come, from where the position stands when asked."""
+        """The images to read for every batch that is still to come, from where the position stands when asked."""
         done = self.position
-        yield from self.sampler.epoch(done.epoch, done.step)
-        for epoch in range(done.epoch + 1, self.plan.epochs):
-            yield from self.sampler.epoch(epoch)
+        for epoch in range(done.epoch, self.plan.epochs):
+            start = done.step if epoch == done.epoch else 0
+            yield from (self.views.shown(batch, epoch) for batch in self.sampler.epoch(epoch, start))
 
     def epoch(self, batches: Iterator[Batch], interrupts: Interrupts) -> Iterator[Event]:
         """The rest of the epoch that the position stands in; its end moves the position to the next."""
@@ -158,8 +159,8 @@ class _Run:
         self.keep(interrupts)
 
     def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on the images at `indices` (B,), which are here; returns loss and z without waiting for the device."""
-        plan, position = self.plan, self.position
+        """Train on the images that were read; returns loss and z without waiting for the device."""
+        plan, position, indices = self.plan, self.position, indices[: self.sampler.batch]
         done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
         set_lr(self.optimizer, warmup_cosine(done, steps, warmup=round(plan.warmup_epochs * self.sampler.steps)))
         if pixels.is_cuda:
@@ -211,7 +212,8 @@ class _Run:
         self.check_finite()
         position, steps = self.position, self.sampler.steps
         assert position.loss is not None
-        loss, rank = position.loss.item() / steps, rank_of(z.flatten(0, -2))
+        own = z[: len(z) - self.method.targets]  # what the network itself gave
+        loss, rank = position.loss.item() / steps, rank_of(own.flatten(0, -2))
         seconds = time.monotonic() - start
         pace = (steps - first) * self.sampler.batch / seconds
         number = position.epoch + 1

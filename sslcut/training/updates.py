@@ -46,6 +46,7 @@ class Joint:
 
     def step(self, views: Views, labels: Tensor | None, progress: float) -> tuple[Tensor, Tensor]:
         """Take the step for one batch; returns its loss (a scalar) and z (V, B, D), detached and not read back."""
+        self.engine.method.progress = progress
         loss, z = self.engine.loss(views, labels)
         self.engine.descend(loss, progress)
         z = z.detach()
