@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import test_methods
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_methods import CLASSES
 from torch import nn
 
 from sslcut.data.ahead import ahead
@@ -23,7 +25,6 @@ from sslcut.events import Progress, Warn
 from sslcut.interrupts import Terminated, deferred
 from sslcut.methods.simclr import SimCLR
 from sslcut.methods.supervised import Supervised
-from sslcut.model.build import build
 from sslcut.registry import METHODS, OPTIMISERS
 from sslcut.training import loop, world
 from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
@@ -32,14 +33,10 @@ from sslcut.training.world import Precision, all_finite, choose_device, choose_p
 
 PLAIN = Precision("float32", channels_last=True)
 PLAN = Plan(3, 8, {"name": "sgd", "lr": 0.2}, seed=0, device=torch.device("cpu"), precision=PLAIN, warmup_epochs=1)
-CLASSES = 3
 
 
 def method_of(name="simclr", seed=0):
-    torch.manual_seed(seed)
-    kind = METHODS.load(name)
-    head = {"classifier": CLASSES} if kind.needs_classifier else {"projector": {"widths": [6, 5]}}
-    return kind(build({"backbone": {"name": "resnet10", "width": 2, "stem": "small"}, **head}))
+    return test_methods.method_of(name, seed=seed)
 
 
 def images_of(count=28, seed=0):

@@ -168,9 +168,9 @@ def test_dinos_teacher_warms_up_and_its_prototypes_stand_still_at_first():
     weight = method.chain.block("prototypes").weight
     weight.grad = torch.ones_like(weight)
     method.before_step(0.5)
-    assert weight.grad is not None
+    assert weight.grad.all()
     method.before_step(0.001)
-    assert weight.grad is None
+    assert not weight.grad.any()
 
 
 def test_a_sinkhorn_code_shares_the_batch_evenly():
@@ -181,7 +181,7 @@ def test_a_sinkhorn_code_shares_the_batch_evenly():
 
 @torch.no_grad()
 def test_swav_predicts_each_global_code_from_every_other_view():
-    method, z = method_of("swav").double(), normal(3, 5, 5)
+    method, z = method_of("swav", epsilon=0.05).double(), normal(3, 5, 5)
     weight = method.chain.block("prototypes").weight.detach()
     scores = F.normalize(z, dim=2) @ weight.T
     total = 0.0

@@ -22,9 +22,9 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def method_of(name, width=5, **options):
+def method_of(name, width=5, seed=0, **options):
     """A method around a network small enough for a test, with a classifier where it needs one."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     kind = METHODS.load(name)
     head = {"classifier": CLASSES} if kind.needs_classifier else {"projector": {"widths": [6, width]}}
     more = {"predictor": {"widths": [4, width]}, "prototypes": {"count": 7}}

@@ -123,6 +123,15 @@ def enough(method: str, count: int, least: int) -> None:
         )
 
 
+def hold(parameter: nn.Parameter) -> None:
+    """Let the coming step leave a parameter where it is, but for its weight decay.
+
+    Its gradient becomes zero and not None, which torch's fused SGD cannot have in the first step alone.
+    """
+    if parameter.grad is not None:
+        parameter.grad.zero_()
+
+
 def pairs(n_global: int, views: int) -> list[tuple[int, int]]:
     """Every two views of which one at least is global, once each: what a loss that knows no sides compares."""
     return [(a, b) for a in range(n_global) for b in range(a + 1, views)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sslcut.data.views import Views
-from sslcut.methods.base import Method
+from sslcut.methods.base import Method, hold
 from sslcut.model.chain import Chain
 from sslcut.model.teacher import Teacher, rising
 
@@ -21,7 +21,7 @@ class DINO(Method):
     needs = ("projector", "prototypes")
     defaults = {
         "model": {
-            "projector": {"widths": [512, 512, 128], "norm": "none", "activation": "gelu"},
+            "projector": {"widths": [512, 512, 128], "activation": "gelu"},
             "prototypes": {"count": 1024, "unit": True},
         },
         "views": {"policy": "dino", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
@@ -86,7 +86,7 @@ class DINO(Method):
     def before_step(self, progress: float) -> None:
         if progress < self.frozen_prototypes:
             for parameter in prototypes(self.chain).parameters():
-                parameter.grad = None
+                hold(parameter)
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         with torch.no_grad():

@@ -17,7 +17,7 @@ Arithmetic = Literal["float32", "bf16"]
 PrecisionName = Literal["auto", "float32", "bf16"]
 
 WORTH = 1.15  # how many times as fast as float32 bf16 must be to be taken
-ROUNDS = 3  # of timed steps; the fastest counts, since a busy machine only ever adds time
+ROUNDS = 3, 10  # of timed steps, at least and at most; the fastest counts, since a busy machine only ever adds time
 GAUGE = 8  # images in the steps that tell how many images the others can have
 
 
@@ -110,9 +110,12 @@ def time_steps(
     batch = sample.crops[0].shape[1]
     few = min(GAUGE, batch)
     one_round(few)  # the first steps of a process also set up the kernels
-    affordable = few * budget / sum(one_round(few).values()) / (ROUNDS + 1)
+    affordable = few * budget / sum(one_round(few).values()) / (ROUNDS[0] + 1)
     images = max(few, min(batch, int(affordable)))
-    rounds = [one_round(images) for _ in range(ROUNDS + 1)][1:]  # kernels are set up for each batch size anew
+    one_round(images)  # kernels are set up for each batch size anew
+    started, rounds = time.monotonic(), [one_round(images) for _ in range(ROUNDS[0])]
+    while len(rounds) < ROUNDS[1] and time.monotonic() - started < budget:
+        rounds.append(one_round(images))
     return {c.name: min(found[c.name] for found in rounds) for c in candidates}
 
 
