@@ -197,7 +197,7 @@ def run(
 
     Example: sslcut run
     """
-    chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "run")
+    chosen = _recipe(_either(source, recipe), sets, data, seed)
     from sslcut import study
 
     return study.run(chosen, Options(out, device, threads, force, dry_run))

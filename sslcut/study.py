@@ -1,12 +1,13 @@
-"""`sslcut run`: a recipe's stages in order, each on what the one before wrote."""
+"""`sslcut run`: a recipe's stages in order, each on what the one before wrote; of a sweep, cell after cell."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from sslcut import answers
-from sslcut.events import Event, Plan, Result, Warn
+from sslcut.errors import SslcutError
+from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.model.build import blueprint
 from sslcut.names import resolve
@@ -14,6 +15,7 @@ from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
 from sslcut.stages import guillotine, pretrain, probe, report
+from sslcut.sweep import Cell, cells
 
 
 def run(recipe: Recipe, options: Options) -> Iterator[Event]:
@@ -22,6 +24,30 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
     Raises what the stages raise.
     """
     directory = RunDir(options.out or Path("runs") / recipe.name)
+    points = cells(recipe)
+    yield from _sweep(points, recipe, options, directory) if points else _one(recipe, options, directory)
+
+
+def _sweep(points: Sequence[Cell], recipe: Recipe, options: Options, directory: RunDir) -> Iterator[Event]:
+    """Run every cell in a directory of its own, then report on all; raises the first failure when all are through."""
+    failures: list[SslcutError] = []
+    with nullcontext() if options.dry_run else directory.lock():
+        for number, cell in enumerate(points, start=1):
+            yield Note(f"cell {number} of {len(points)}: {cell.name}")
+            try:
+                yield from _without_result(_one(cell.recipe, options, RunDir(directory.path / cell.name)))
+            except SslcutError as error:
+                failures.append(error)
+                yield Warn(f"cell {cell.name} failed: {error}")
+        if len(failures) < len(points) and "report" in recipe.stages and not options.dry_run:
+            title = recipe.dump()["report"]["title"]
+            told = report.run([directory.path], directory.path / "report", title)
+            yield from _without_result(told) if failures else told  # what is printed would pass for success
+    if failures:
+        raise failures[0]
+
+
+def _one(recipe: Recipe, options: Options, directory: RunDir) -> Iterator[Event]:
     if "pretrain" in recipe.stages:
         check_places(recipe)
     with nullcontext() if options.dry_run else directory.lock():
@@ -74,6 +100,10 @@ def check_places(recipe: Recipe) -> None:
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
         resolve(how["at"], chain.names)
+
+
+def _without_result(events: Iterator[Event]) -> Iterator[Event]:
+    return (event for event in events if not isinstance(event, Result))
 
 
 def _events(events: Iterator[Event]) -> Generator[Event, None, Result | None]:
