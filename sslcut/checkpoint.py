@@ -95,13 +95,11 @@ def load(path: Path | str) -> Network:
                 hint="the file is damaged; make it again, or restore it from a copy",
             )
     try:
-        chain = blueprint(document["model"]).cut(names[-1])
+        chain = blueprint(document["model"]).keep(names)
         given = document["input"]
         input = Input(given["size"], tuple(given["mean"]), tuple(given["std"]))
     except (KeyError, TypeError, SslcutError) as error:
         raise InputError(f"{path}: its header describes no network that sslcut can build ({error})") from error
-    if chain.names != names:
-        raise InputError(f"{path}: its chain is {', '.join(names)}, its model builds {', '.join(chain.names)}")
     chain.load_tensors(tensors, str(path))
     return Network(chain, document["readout"], input).eval()
 

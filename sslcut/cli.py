@@ -111,7 +111,8 @@ def guillotine(
     ] = "best",
     task: Annotated[str | None, typer.Option(help="With `--at best|smallest`: for this task alone.")] = None,
     within: Annotated[float | None, typer.Option(help="With `--at smallest`: points below the reference.")] = None,
-    readout: Annotated[str | None, typer.Option(help="How the block becomes a vector: avg, grid2, avg+max, …")] = None,
+    readout: Annotated[str | None, typer.Option(help="How a block becomes a vector: avg, grid2, cls, mean, …")] = None,
+    keep_norm: Annotated[bool, typer.Option("--keep-norm", help="Keep a transformer's final norm behind it.")] = False,
     recipe: RecipeOption = None,
     out: OutOption = None,
     force: ForceOption = False,
@@ -124,7 +125,8 @@ def guillotine(
     from sslcut.stages import guillotine as stage
 
     given = find_checkpoint(_fed(source), _run_directory(recipe), UNCUT)
-    return _noted(given.note, stage.run(given, stage.Options(at, task, within, readout, out, force, dry_run)))
+    options = stage.Options(at, task, within, readout, keep_norm, out, force, dry_run)
+    return _noted(given.note, stage.run(given, options))
 
 
 @command

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from sslcut.atomic import replacing
 from sslcut.errors import InputError
+from sslcut.names import norm_behind
 
 FORMAT = 1
 MAX_HEADER = 100_000_000  # bytes; the safetensors library refuses more
@@ -82,6 +83,10 @@ class Header:
             raise InputError(
                 f"{self.path} holds no network", hint="name a checkpoint, not a state or predictions"
             ) from error
+
+    def norm_behind(self, name: str) -> bool:
+        """Whether the network's final norm stands behind a block and is as wide: normed read-outs can pass it."""
+        return norm_behind(name, self.names, [block["width"] for block in self.document["chain"]])
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:

@@ -56,13 +56,46 @@ def resolve(asked: str | int, names: Sequence[str]) -> str:
 READOUTS = {2: ("avg", "grid2", "avg+max"), 1: ("cls", "mean", "cls+mean"), 0: ("vector",)}
 """How a block's output becomes a vector, by its number of spatial sides: a map (H, W), tokens (T), a vector."""
 
+NORM = "norm"  # the block of a network of tokens that normalises what its last block gives
+_NORMED = "-normed"
 
-def check_readout(readout: str, sides: int, block: str) -> str:
+
+def normed(readout: str) -> str:
+    """The read-out of tokens that first pass the network's final norm: `cls-normed`, `mean-normed`, …"""
+    return readout if is_normed(readout) else readout + _NORMED
+
+
+def is_normed(readout: str) -> bool:
+    """Whether a read-out takes tokens through the network's final norm first."""
+    return readout.endswith(_NORMED)
+
+
+def bare(readout: str) -> str:
+    """The read-out of what the final norm gives: `cls` for `cls-normed`; another is itself."""
+    return readout.removesuffix(_NORMED)
+
+
+def norm_behind(block: str, names: Sequence[str], widths: Sequence[int]) -> bool:
+    """Whether the chain's final norm stands behind a block and is as wide, so that tokens can pass it at once."""
+    at = names.index(block)
+    return NORM in names[at + 1 :] and widths[names.index(NORM)] == widths[at]
+
+
+def fitting_readouts(sides: int, norm: bool) -> tuple[str, ...]:
+    """The read-outs of a block with so many spatial sides; `norm` says whether the final norm is behind it."""
+    known = READOUTS[sides]
+    return (*known, *map(normed, known)) if norm and sides == 1 else known
+
+
+def check_readout(readout: str, sides: int, block: str, *, norm: bool) -> str:
     """`readout` where it fits a block with so many spatial sides; else a UsageError that names those that do."""
-    if readout not in READOUTS[sides]:
+    known = fitting_readouts(sides, norm)
+    if readout not in known:
         kind = {2: "a map", 1: "tokens", 0: "a vector"}[sides]
+        if is_normed(readout) and sides == 1:
+            kind += f" with no `{NORM}` of their width behind them"
         raise UsageError(
             f"read-out `{readout}` does not fit block `{block}`, which gives {kind}",
-            hint=suggestion(readout, READOUTS[sides], "read-outs"),
+            hint=suggestion(readout, known, "read-outs"),
         )
     return readout

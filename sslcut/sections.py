@@ -24,7 +24,9 @@ from sslcut.registry import (
 from sslcut.yamltext import write
 
 Stage = Literal["pretrain", "probe", "guillotine", "report"]
-Readout = Literal["avg", "grid2", "avg+max", "cls", "mean", "cls+mean", "vector"]
+Readout = Literal[
+    "avg", "grid2", "avg+max", "cls", "mean", "cls+mean", "cls-normed", "mean-normed", "cls+mean-normed", "vector"
+]
 
 _HEADS = Registry("head", {"mlp": "sslcut.model.heads:mlp"})
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -165,12 +167,16 @@ class Probe(Section):
 
 
 class Guillotine(Section):
-    """Where the network is cut: a block's name, minus a number of blocks, `best` or `smallest`."""
+    """Where the network is cut: a block's name, minus a number of blocks, `best` or `smallest`.
+
+    `keep_norm` keeps a transformer's final norm behind the cut.
+    """
 
     at: str | int = "best"
     task: str | None = None
     within: Annotated[float, Field(ge=0)] | None = None
     readout: Readout | None = None
+    keep_norm: bool = False
 
 
 class Report(Section):

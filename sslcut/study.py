@@ -78,7 +78,8 @@ def _stage(
     if stage == "guillotine":
         assert given is not None
         how = recipe.dump()["guillotine"]
-        where = guillotine.Options(str(how["at"]), how["task"], how["within"], how["readout"], None, options.force)
+        place = (str(how["at"]), how["task"], how["within"], how["readout"], how["keep_norm"])
+        where = guillotine.Options(*place, None, options.force)
         if (
             where.at in guillotine.ANSWERED
             and given.results is not None

@@ -30,14 +30,15 @@ Tap = tuple[str, str]
 
 def taps(network: Network, layers: Sequence[str], readouts: Sequence[str]) -> list[Tap]:
     """Every (layer, read-out) to measure: of `readouts` those that fit a block, `vector` where it gives one."""
-    side = network.input.size
+    side, prefix = network.input.size, network.chain.prefix_tokens
     with torch.inference_mode():
         x = torch.zeros(1, 3, side, side)
         found: list[Tap] = []
         for name, _, block in network.chain.items():
             x = block(x)
             if name in layers:
-                found += [(name, readout) for readout in fitting(x.ndim, readouts)]
+                norm = network.chain.norm_behind(name) is not None
+                found += [(name, readout) for readout in fitting(x.ndim, readouts, prefix_tokens=prefix, norm=norm)]
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslcut.errors import InputError, UsageError, nearest
 from sslcut.model.readout import read_all
-from sslcut.names import backbone_end, resolve
+from sslcut.names import NORM, backbone_end, norm_behind, resolve
 
 Named = tuple[str, str, nn.Module]
 """A block's name, the prefix of its tensors, and the module."""
@@ -74,7 +74,8 @@ class Chain(nn.Module):
         for index in range(max(asked, default=-1) + 1):
             x = self.blocks[index](x)
             if taps := asked.get(index):
-                vectors = read_all(x, [readout for _, readout in taps], self.prefix_tokens)
+                names, norm = [readout for _, readout in taps], self.norm_behind(self.names[index])
+                vectors = read_all(x, names, self.prefix_tokens, norm)
                 found |= {tap: vectors[tap[1]] for tap in taps}
         return {tap: found[tap] for tap in wanted}
 
@@ -83,6 +84,25 @@ class Chain(nn.Module):
         kept = Chain(self.items()[: self.position(name) + 1], prefix_tokens=self.prefix_tokens)
         kept.training = self.training
         return kept
+
+    def keep(self, names: Sequence[str]) -> "Chain":
+        """The chain of these blocks alone, named exactly and in order; it shares the modules, and drops the rest.
+
+        Raises UsageError where a name is not of this chain, or stands before the one before it.
+        """
+        blocks = iter(self.items())
+        kept = [next((item for item in blocks if item[0] == name), None) for name in names]
+        for name, found in zip(names, kept, strict=True):
+            if found is None:
+                raise UsageError(f"block `{name}` has no place in {', '.join(names)}", hint=", ".join(self.names))
+        short = Chain([item for item in kept if item is not None], prefix_tokens=self.prefix_tokens)
+        short.training = self.training
+        return short
+
+    def norm_behind(self, name: str) -> nn.Module | None:
+        """The chain's final norm, where it stands behind the block and is as wide: normed read-outs pass it."""
+        widths = [cast(Block, block).width for block in self.blocks]
+        return self.blocks[self.names.index(NORM)] if norm_behind(name, self.names, widths) else None
 
     def followed_by(self, blocks: Iterable[Named]) -> "Chain":
         """This chain with more blocks behind it; it shares the modules."""

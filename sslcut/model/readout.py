@@ -1,54 +1,72 @@
 """How a block's output becomes one vector an image.
 
 A block's kind is its number of dimensions: 4 a map (B, C, H, W), 3 tokens (B, T, D), 2 a vector (B, D). Sums run in
-float32 whatever the block computes in, so that a bf16 pass loses nothing more here.
+float32 whatever the block computes in, so that a bf16 pass loses nothing more here. Tokens can pass the network's final
+norm first: `cls-normed` is what `cls` reads of the normalised tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sslcut.errors import UsageError, suggestion
-from sslcut.names import READOUTS
+from sslcut.names import bare, fitting_readouts, is_normed
 
 PART = 2**20  # numbers of a half-precision output that a processor turns to float32 at a time: its cache holds them
 
-FITTING = {sides + 2: names for sides, names in READOUTS.items()}  # beside its sides an output has batch and width
+Norm = Callable[[Tensor], Tensor]
+"""Normalises tokens (B, T, D)."""
 
 
-def readouts(ndim: int) -> tuple[str, ...]:
-    """The read-outs that fit a block whose output has `ndim` dimensions; the first is the usual one."""
-    return FITTING[ndim]
+def readouts(ndim: int, *, norm: bool = False) -> tuple[str, ...]:
+    """The read-outs that fit a block whose output has `ndim` dimensions; the first is the usual one.
+
+    `norm` says whether the network's final norm stands behind the block.
+    """
+    return fitting_readouts(ndim - 2, norm)  # beside its sides an output has batch and width
 
 
-def fitting(ndim: int, asked: Sequence[str]) -> list[str]:
+def fitting(ndim: int, asked: Sequence[str], *, prefix_tokens: int = 1, norm: bool = False) -> list[str]:
     """Those of `asked` that fit a block, in their order; where none does, the kind's usual one.
 
-    A vector has one read-out, `vector`, whatever is asked.
+    A vector has one read-out, `vector`, whatever is asked; tokens with none before the patches have only the `mean`.
     """
-    known = readouts(ndim)
+    known = readouts(ndim, norm=norm)
+    if ndim == 3 and prefix_tokens == 0:
+        known = tuple(readout for readout in known if bare(readout) == "mean")
     return [readout for readout in asked if readout in known] or [known[0]]
 
 
-def read(x: Tensor, readout: str, prefix_tokens: int) -> Tensor:
+def read(x: Tensor, readout: str, prefix_tokens: int, norm: Norm | None = None) -> Tensor:
     """The vectors (B, D), float32, that `readout` makes of a block's output.
 
     Raises UsageError where the read-out does not fit the output's kind.
     """
-    return read_all(x, [readout], prefix_tokens)[readout]
+    return read_all(x, [readout], prefix_tokens, norm)[readout]
 
 
-def read_all(x: Tensor, names: Sequence[str], prefix_tokens: int) -> dict[str, Tensor]:
+def read_all(x: Tensor, names: Sequence[str], prefix_tokens: int, norm: Norm | None = None) -> dict[str, Tensor]:
     """What `read` gives for each of `names`, from one reduction where they can share it: `avg` is the mean of `grid2`.
 
-    On a processor a half-precision output becomes float32 part by part, never as a whole.
+    Tokens pass `norm` once for all read-outs that want it.
     """
+    known = readouts(x.ndim, norm=norm is not None)
     for name in names:
-        if name not in readouts(x.ndim):
+        if name not in known:
             what = f"read-out `{name}` does not fit an output of shape {tuple(x.shape)}"
-            raise UsageError(what, hint=suggestion(name, readouts(x.ndim), "fitting"))
+            raise UsageError(what, hint=suggestion(name, known, "fitting"))
+    passing = [name for name in names if is_normed(name)]
+    found = _in_parts(x, [name for name in names if name not in passing], prefix_tokens)
+    if passing and norm is not None:
+        vectors = _in_parts(norm(x), [bare(name) for name in passing], prefix_tokens)
+        found |= {name: vectors[bare(name)] for name in passing}
+    return {name: found[name] for name in names}
+
+
+def _in_parts(x: Tensor, names: Sequence[str], prefix_tokens: int) -> dict[str, Tensor]:
+    """On a processor a half-precision output becomes float32 part by part, never as a whole."""
     if x.is_cuda or x.dtype == torch.float32 or x.ndim == 2:
         return _read(x, names, prefix_tokens)
     step = max(1, PART // max(1, x[:1].numel()))

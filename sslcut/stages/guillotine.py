@@ -1,6 +1,6 @@
 """Cut a checkpoint at a named block: keep everything up to and including it. Works from the header; no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from sslcut.errors import InputError, UsageError
 from sslcut.events import Event, Note, Plan, Result
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
-from sslcut.names import READOUTS, check_readout, resolve
+from sslcut.names import NORM, READOUTS, bare, check_readout, is_normed, normed, resolve
 from sslcut.rundir import Step, now, run_of
 
 ANSWERED = ("best", "smallest")  # what `--at` takes beside layers: results say which layer is meant
@@ -20,12 +20,16 @@ ANSWERED = ("best", "smallest")  # what `--at` takes beside layers: results say 
 
 @dataclass(frozen=True)
 class Options:
-    """Where to cut: a block's name, `best` or `smallest`; `task` and `within` (points) say what those mean."""
+    """Where to cut: a block's name, `best` or `smallest`; `task` and `within` (points) say what those mean.
+
+    `keep_norm` keeps the network's final norm behind the block.
+    """
 
     at: str = "best"
     task: str | None = None
     within: float | None = None
     readout: str | None = None
+    keep_norm: bool = False
     out: Path | None = None
     force: bool = False
     dry_run: bool = False
@@ -33,11 +37,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Place:
-    """The block to keep up to, its read-out, and the sentence that says why it was chosen."""
+    """The block to keep up to, its read-out, and the sentence that says why it was chosen.
+
+    With a normed read-out the network's final norm is kept behind the block, and the file reads what that gives.
+    """
 
     layer: str
     readout: str
     why: str = ""
+
+    def kept(self, names: Sequence[str]) -> list[str]:
+        """The blocks that stay, of those of the checkpoint."""
+        upto = list(names[: names.index(self.layer) + 1])
+        return [*upto, NORM] if is_normed(self.readout) else upto
 
 
 def run(given: Given, options: Options) -> Iterator[Event]:
@@ -50,22 +62,22 @@ def run(given: Given, options: Options) -> Iterator[Event]:
     place = choose(source, given, options)
     if place.why:
         yield Note(place.why)
-    names = source.names
+    names, kept = source.names, place.kept(source.names)
     answered = options.at in ANSWERED
     asked = answered or options.readout is not None  # a read-out of its own is worth a file
-    if place.layer == names[-1] and not (asked and place.readout != source.document["readout"]):
+    if kept == names and not (asked and bare(place.readout) != source.document["readout"]):
         if not answered:
-            raise UsageError(f"nothing to cut: `{place.layer}` is the last block of {source.path}", hint=_last(names))
-        yield Note(f"`{place.layer}` is the last block: nothing is cut")
+            raise UsageError(f"nothing to cut: `{names[-1]}` is the last block of {source.path}", hint=_last(names))
+        yield Note(f"`{names[-1]}` is the last block: nothing is cut")
         yield Result(str(source.path), _numbers(source, source.document, place, source.path.stat().st_size))
         return
     document = cut_document(source, place)
-    kept = [block["name"] for block in document["chain"]]
     cut = header.plan_cut(source, kept, document)
     target = options.out or source.path.with_name(_file_name(source, place))
     dropped = len(source.entries) - sum(len(source.owners[name]) for name in kept)
     size = source.path.stat().st_size
-    told = f"keeps {', '.join(kept)}; drops {', '.join(names[len(kept) :]) or 'nothing'} ({dropped} tensors)"
+    gone = [name for name in names if name not in kept]
+    told = f"keeps {', '.join(kept)}; drops {', '.join(gone) or 'nothing'} ({dropped} tensors)"
     yield (Plan if options.dry_run else Note)(f"{told}: {size / 1e6:.1f} MB → {cut.size / 1e6:.1f} MB")
     if options.dry_run:
         _refuse_another(target, cut, options.force)
@@ -111,15 +123,13 @@ def _refuse_another(target: Path, cut: header.Cut, force: bool) -> bool:
 
 def choose(source: Header, given: Given, options: Options) -> Place:
     """The block and read-out that the options mean for this checkpoint."""
-    blocks = dict(zip(source.names, source.document["chain"], strict=True))
     if options.at not in ANSWERED:
         if options.within is not None or options.task is not None:
             raise UsageError(
                 "--task and --within go with `--at best` or `--at smallest`", hint="drop them, or --at best"
             )
         layer = resolve(options.at, source.names)
-        sides = len(blocks[layer]["spatial"])
-        return Place(layer, check_readout(options.readout, sides, layer) if options.readout else READOUTS[sides][0])
+        return Place(layer, _readout(source, layer, options))
     if options.at == "best" and options.within is not None:
         raise UsageError("--within goes with `--at smallest`", hint="drop it, or --at smallest")
     results = _results_for(source, given)
@@ -131,8 +141,21 @@ def choose(source: Header, given: Given, options: Options) -> Place:
     else:
         layer, readout, why = answers.best(results, options.task)
     layer = resolve(layer, source.names)
-    chosen = check_readout(options.readout or readout, len(blocks[layer]["spatial"]), layer)
-    return Place(layer, chosen, why)
+    return Place(layer, _readout(source, layer, options, readout), why)
+
+
+def _readout(source: Header, layer: str, options: Options, answered: str | None = None) -> str:
+    """The read-out that the options ask for, else the one that the results `answered`, else the block's usual one."""
+    sides = len(source.document["chain"][source.names.index(layer)]["spatial"])
+    readout = options.readout or answered or READOUTS[sides][0]
+    if options.keep_norm:
+        if sides != 1 or not source.norm_behind(layer):
+            raise UsageError(f"no `{NORM}` that fits stands behind `{layer}`", hint="drop --keep-norm")
+        return check_readout(normed(readout), sides, layer, norm=True)
+    check_readout(readout, sides, layer, norm=source.norm_behind(layer))
+    if options.readout is not None and is_normed(readout):
+        raise UsageError(f"read-out `{readout}` needs the network's final norm, which a cut drops", hint="--keep-norm")
+    return readout
 
 
 def _results_for(source: Header, given: Given) -> dict[str, Any]:
@@ -162,9 +185,8 @@ _PROBE = "`sslcut probe` measures its layers"
 
 
 def cut_document(source: Header, place: Place) -> dict[str, Any]:
-    """The document of the cut: the chain up to the block, its read-out, and one more entry of history."""
-    document = source.document
-    end = source.names.index(place.layer) + 1
+    """The document of the cut: the chain that is kept, its read-out, and one more entry of history."""
+    document, kept = source.document, place.kept(source.names)
     entry = {
         "stage": "guillotine",
         "options": {"at": place.layer, "readout": place.readout},
@@ -173,8 +195,8 @@ def cut_document(source: Header, place: Place) -> dict[str, Any]:
     }
     return {
         **document,
-        "chain": document["chain"][:end],
-        "readout": place.readout,
+        "chain": [block for block in document["chain"] if block["name"] in kept],
+        "readout": bare(place.readout),
         "history": [*document["history"], entry],
     }
 

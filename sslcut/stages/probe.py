@@ -285,7 +285,7 @@ class _Probing:
         """The network as it was drawn, with batch-norm statistics of the training images."""
         recipe = self.source.document.get("recipe") or {}
         torch.manual_seed(recipe.get("seed", self.document["seed"]))
-        chain = build(self.source.document["model"]).cut(network.names[-1])
+        chain = build(self.source.document["model"]).keep(network.names)
         drawn = Network(chain, network.readout, network.input)
         estimate_batchnorm(drawn, opened.train, self.device)
         return drawn
