@@ -62,6 +62,7 @@ def save(path: Path, chain: Chain, document: Mapping[str, Any]) -> str:
     tensors = {name: tensor.detach() for name, tensor in chain.tensors().items()}
     parts = {name: chain.parts(name) for name in chain.names}
     owners = headers.own(parts, tensors, str(path))
+    counted = costs(chain, document["input"]["size"])
     described = [
         {
             "name": cost.name,
@@ -72,9 +73,12 @@ def save(path: Path, chain: Chain, document: Mapping[str, Any]) -> str:
             "flops": cost.flops,
             "sha256": _block_hash({name: tensors[name] for name in owners[cost.name]}),
         }
-        for cost in costs(chain, document["input"]["size"])
+        for cost in counted
     ]
-    return write_tensors(path, tensors, {"format": headers.FORMAT, **document, "chain": described})
+    about = {"format": headers.FORMAT, **document, "chain": described}
+    if chain.prefix_tokens != headers.PREFIX_TOKENS and any(len(cost.spatial) == 1 for cost in counted):
+        about["prefix_tokens"] = chain.prefix_tokens
+    return write_tensors(path, tensors, about)
 
 
 def load(path: Path | str) -> Network:

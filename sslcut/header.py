@@ -20,6 +20,7 @@ from sslcut.errors import InputError
 from sslcut.names import norm_behind
 
 FORMAT = 1
+PREFIX_TOKENS = 1  # how many tokens stand before the patches where a document does not say: the class token
 MAX_HEADER = 100_000_000  # bytes; the safetensors library refuses more
 DTYPE_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -87,6 +88,11 @@ class Header:
     def norm_behind(self, name: str) -> bool:
         """Whether the network's final norm stands behind a block and is as wide: normed read-outs can pass it."""
         return norm_behind(name, self.names, [block["width"] for block in self.document["chain"]])
+
+    @property
+    def class_token(self) -> bool:
+        """Whether a class token stands before the patches, where blocks give tokens."""
+        return bool(self.document.get("prefix_tokens", PREFIX_TOKENS))
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:

@@ -81,15 +81,21 @@ def norm_behind(block: str, names: Sequence[str], widths: Sequence[int]) -> bool
     return NORM in names[at + 1 :] and widths[names.index(NORM)] == widths[at]
 
 
-def fitting_readouts(sides: int, norm: bool) -> tuple[str, ...]:
-    """The read-outs of a block with so many spatial sides; `norm` says whether the final norm is behind it."""
+def fitting_readouts(sides: int, *, norm: bool = False, class_token: bool = True) -> tuple[str, ...]:
+    """The read-outs of a block with so many spatial sides, the usual one first.
+
+    `norm` says whether the final norm stands behind it, `class_token` whether there is one among the tokens.
+    """
     known = READOUTS[sides]
-    return (*known, *map(normed, known)) if norm and sides == 1 else known
+    if sides != 1:
+        return known
+    known = known if class_token else ("mean",)
+    return (*known, *map(normed, known)) if norm else known
 
 
-def check_readout(readout: str, sides: int, block: str, *, norm: bool) -> str:
-    """`readout` where it fits a block with so many spatial sides; else a UsageError that names those that do."""
-    known = fitting_readouts(sides, norm)
+def check_readout(readout: str, sides: int, block: str, *, norm: bool = False, class_token: bool = True) -> str:
+    """`readout` where it fits a block (see `fitting_readouts`); else a UsageError that names those that do."""
+    known = fitting_readouts(sides, norm=norm, class_token=class_token)
     if readout not in known:
         kind = {2: "a map", 1: "tokens", 0: "a vector"}[sides]
         if is_normed(readout) and sides == 1:

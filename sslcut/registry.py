@@ -176,6 +176,7 @@ PROBES = Registry(
     {
         "linear": "sslcut.metrics.linear:linear",
         "knn": "sslcut.metrics.knn:knn",
+        "transfer": "sslcut.metrics.transfer:transfer",
     },
 )
 

@@ -94,13 +94,15 @@ def _stage(
 
 
 def check_places(recipe: Recipe) -> None:
-    """Raise UsageError for a layer or read-out that the network will not have, before it is trained."""
+    """Raise UsageError for a layer or final norm that the network will not have, before it is trained."""
     document = recipe.dump()
     chain = blueprint(pretrain.model_document(document, 2))
     probe.asked_layers(document["probe"]["layers"], chain.names)
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
-        resolve(how["at"], chain.names)
+        layer = resolve(how["at"], chain.names)
+        if how["keep_norm"] and chain.norm_behind(layer) is None:
+            raise guillotine.no_norm(layer)
 
 
 def _without_result(events: Iterator[Event]) -> Iterator[Event]:

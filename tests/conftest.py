@@ -32,7 +32,12 @@ def tiny_copy(tiny_run, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "copy"))
 
 
-EXCUSED = ("no CUDA device", "root writes into read-only folders", "the extra `bench` is not installed")
+EXCUSED = (
+    "no CUDA device",
+    "root writes into read-only folders",
+    "the extra `bench` is not installed",
+    "the extra `transfer` is not installed",
+)
 _skipped: list[str] = []
 
 

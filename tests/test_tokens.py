@@ -133,6 +133,23 @@ def test_tokens_with_none_before_the_patches_are_read_by_their_mean():
     assert taps(network, ["tokens"], ["avg", "cls"]) == [("tokens", "mean")]
 
 
+def test_a_cut_of_tokens_without_a_class_token_reads_their_mean(tmp_path):
+    chain = Chain([("tokens", "", Tokens(3)), ("mixed", "mixed.", Norm(3)), ("norm", "norm.", Norm(3))])
+    document = {"model": {}, "readout": "mean", "input": {**INPUT, "size": 4}, "history": []}
+    checkpoint.save(tmp_path / "a.safetensors", chain, document)
+    plain = cut(tmp_path / "a.safetensors", tmp_path / "b.safetensors", at="tokens")
+    normed = cut(tmp_path / "a.safetensors", tmp_path / "c.safetensors", at="tokens", keep_norm=True)
+    assert [header.read(path).document["readout"] for path in (plain, normed)] == ["mean", "mean"]
+    with pytest.raises(UsageError, match="`cls` does not fit"):
+        list(guillotine.run(Given(plain), guillotine.Options(at="tokens", readout="cls")))
+
+
+def test_a_study_that_keeps_a_norm_that_is_not_there_ends_before_it_trains(tmp_path):
+    done = sslcut("run", *tiny("guillotine={at: layer4, keep_norm: true}"), cwd=tmp_path)
+    assert done.returncode == 2 and "no `norm` that fits stands behind `layer4.0`" in done.stderr
+    assert "epoch" not in done.stderr
+
+
 def test_keeping_the_norm_makes_the_asked_read_out_a_normed_one(whole, tmp_path):
     short = cut(whole, tmp_path / "a.safetensors", at="blocks.1", keep_norm=True)
     asked = cut(whole, tmp_path / "b.safetensors", at="blocks.1", keep_norm=True, readout="cls-normed")
@@ -148,7 +165,7 @@ def test_keeping_the_norm_makes_the_asked_read_out_a_normed_one(whole, tmp_path)
     ("options", "what", "hint"),
     [
         ({"at": "blocks.1", "readout": "cls-normed"}, "needs the network's final norm", "--keep-norm"),
-        ({"at": "pool", "keep_norm": True}, "no `norm` that fits stands behind `pool`", "drop"),
+        ({"at": "pool", "keep_norm": True}, "no `norm` that fits stands behind `pool`", "--keep-norm"),
         ({"at": "norm", "readout": "mean-normed"}, "with no `norm` of their width behind them", "cls, mean"),
         ({"at": "blocks.1", "readout": "avg", "keep_norm": True}, "`avg-normed` does not fit", "mean-normed"),
     ],

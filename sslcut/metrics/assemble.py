@@ -14,7 +14,8 @@ from sslcut.data.images import Task
 from sslcut.errors import UsageError
 from sslcut.events import Event, Progress, Warn
 from sslcut.metrics.fractions import with_labels
-from sslcut.metrics.layer import Fit, Fold, Layer, Measure, defined
+from sslcut.metrics.layer import Fit, Fold, Layer, Measure, at_rows, defined
+from sslcut.metrics.logodds import mean_rows
 from sslcut.metrics.recommend import Key, best_row, candidates, recommendation
 from sslcut.metrics.score import choosing_metric, metrics_of
 from sslcut.metrics.table import PIXELS, Part, Row, number, table
@@ -23,6 +24,7 @@ from sslcut.registry import MEASURES, PROBES, Registry
 Choice = str | Mapping[str, Any]  # a member of a registry as a recipe names it: its name, or a mapping with `name`
 Found = tuple[dict[str, Any], dict[str, Tensor]]
 ANSWERING = "linear"  # the probe whose validation scores give the answer
+AVERAGED = "transfer"  # the probe whose scores have a mean over tasks
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,20 @@ class Study:
     scale: str
     seed: int
     memory: int
+    group: Tensor | None = None
+    trained_on: Sequence[str] = ()
 
     def call(
         self, registry: Registry, choice: Choice, layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]
     ) -> Any:
         """What a registered probe or measure gives for one layer, with the options that the recipe chose.
 
-        Of its keyword-only parameters without a default, `scale`, `seed` and `memory` are filled in.
+        Of its keyword-only parameters without a default, `scale`, `seed`, `memory` and `group` are filled in.
         """
         options = {} if isinstance(choice, str) else {key: value for key, value in choice.items() if key != "name"}
         member = registry.load(_name(choice))
         wanted = [p.name for p in inspect.signature(member).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        given = {name: getattr(self, name) for name in ("scale", "seed", "memory") if name in wanted}
+        given = {name: getattr(self, name) for name in ("scale", "seed", "memory", "group") if name in wanted}
         return member([layer], tasks, folds, **given, **options)
 
 
@@ -71,6 +75,7 @@ def measure(
     *,
     reference: Key,
     end: Key,
+    trained_on: Sequence[str] = (),
     group: Tensor | None = None,
     probes: Sequence[Choice] = ("linear", "knn"),
     measures: Sequence[Choice] = ("rankme",),
@@ -89,8 +94,8 @@ def measure(
     rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
     are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A
     probe may work in `memory` bytes beside the features. A task that has no label in some part is left out with a
-    warning. Raises UsageError where the reference is not measured,
-    InputError where features are not finite.
+    warning. The tasks that the network was `trained_on` do not count where transfer to many is one number. Raises
+    UsageError where the reference is not measured, InputError where features are not finite.
     """
     if reference not in [layer.key for layer in layers]:
         raise UsageError(
@@ -111,8 +116,10 @@ def measure(
         scale=scale,
         seed=seed,
         memory=memory,
+        group=group,
+        trained_on=trained_on,
     )
-    jobs = _jobs(layers, probes, fractions, untrained or (), pixels) if usable else []
+    jobs = _jobs(layers, reference, probes, fractions, untrained or (), pixels) if usable else []
     steps = len(jobs) + len(measures) * len(layers)
     fits: list[tuple[_Job, list[Fit]]] = []
     for done, job in enumerate(jobs):
@@ -141,18 +148,32 @@ def _labelled(task: Task, folds: Sequence[Fold]) -> bool:
 
 def _jobs(
     layers: Sequence[Layer],
+    reference: Key,
     probes: Sequence[Choice],
     fractions: Sequence[float],
     untrained: Sequence[Layer],
     pixels: Layer | None,
 ) -> list[_Job]:
     """All calls of probes; the baselines (pixels, the untrained network) have the answering probe alone."""
-    jobs = [_Job(probe, layer, share) for share in (1.0, *fractions) for probe in probes for layer in layers]
+    jobs = [
+        _Job(probe, layer, share)
+        for share in (1.0, *fractions)
+        for probe in probes
+        for layer in _read_by(probe, layers, reference)
+    ]
     for probe in probes:
         if _name(probe) == ANSWERING:
             jobs += [_Job(probe, layer, untrained=True) for layer in untrained]
             jobs += [_Job(probe, pixels)] if pixels is not None else []
     return jobs
+
+
+def _read_by(probe: Choice, layers: Sequence[Layer], reference: Key) -> list[Layer]:
+    """The layers that a probe is for: one with the option `layers` may want the reference alone."""
+    option = PROBES.options(_name(probe)).get("layers")
+    asked = "all" if option is None else option.default
+    asked = asked if isinstance(probe, str) else probe.get("layers", asked)
+    return [layer for layer in layers if asked == "all" or layer.key == reference]
 
 
 def _fit(study: Study, job: _Job) -> list[Fit]:
@@ -185,9 +206,14 @@ def _rows(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]]) -> tuple[lis
             for fit, row in zip(
                 group, table(group, task, metric, study.test, study.validation, study.reference), strict=True
             ):
-                tensors[f"row.{len(rows)}"] = _stored(fit.tested[study.test.rows])
-                tensors[f"validation.row.{len(rows)}"] = _stored(fit.validated[study.validation.rows])
+                tensors[f"row.{len(rows)}"] = _stored(at_rows(fit.tested, study.test.rows, task))
+                tensors[f"validation.row.{len(rows)}"] = _stored(at_rows(fit.validated, study.validation.rows, task))
                 rows.append(row | {"untrained": untrained.get(fit.layer.key), "fraction": fraction, "seed": study.seed})
+    averaged = [fit for job, found in fits if job.fraction == 1.0 and _name(job.probe) == AVERAGED for fit in found]
+    means = mean_rows(
+        averaged, study.tasks, study.test, study.validation, reference=study.reference, trained_on=study.trained_on
+    )
+    rows += [row | {"untrained": None, "fraction": 1.0, "seed": study.seed} for row in means]
     for name, task in study.tasks.items():
         tensors[f"target.{name}"] = _stored(task.values[study.test.rows])
         tensors[f"validation.target.{name}"] = _stored(task.values[study.validation.rows])

@@ -55,7 +55,8 @@ class Fit:
     `setting` tells apart the settings of one probe that are all reported (kNN's k and T), `chosen` is what validation
     chose (the L2), `rows` the labelled images of the final fit (their mean over folds). `tested` (N,) or (N, 2) holds
     the final fit's predictions at the folds' test rows, `validated` those of the fit on train alone at their
-    validation rows; both are meaningless elsewhere.
+    validation rows; both are meaningless elsewhere. A probe of several seeds puts these in front, (S, N) or (S, N, 2),
+    and its scores are their means.
     """
 
     layer: Layer
@@ -74,12 +75,13 @@ class Fit:
 
 
 class Sheet:
-    """The predictions of one fit while they are filled in, fold by fold."""
+    """The predictions of one fit while they are filled in, fold by fold; with a first dimension where it has seeds."""
 
-    def __init__(self, name: str, task: Task) -> None:
+    def __init__(self, name: str, task: Task, seeds: int | None = None) -> None:
         self.name = name
-        self.tested = torch.zeros_like(task.values)
-        self.validated = torch.zeros_like(task.values)
+        shape = task.values.shape if seeds is None else (seeds, *task.values.shape)
+        self.tested = task.values.new_zeros(shape)
+        self.validated = task.values.new_zeros(shape)
         self.rows: list[int] = []
         self.chosen: list[float] = []
 
@@ -103,6 +105,11 @@ def rows_of(folds: Sequence[Fold], part: str) -> Tensor:
     return (
         torch.unique(torch.cat([getattr(fold, part) for fold in folds])) if folds else torch.empty(0, dtype=torch.int64)
     )
+
+
+def at_rows(predictions: Tensor, rows: Tensor, task: Task) -> Tensor:
+    """A task's predictions at `rows` (n,): (n,) or (n, 2), with the seeds in front where there are several."""
+    return predictions.index_select(predictions.ndim - task.values.ndim, rows)
 
 
 def defined(task: Task) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sslcut.data.images import Task
-from sslcut.metrics.layer import Fit, Fold, defined, rows_of
+from sslcut.metrics.layer import Fit, Fold, at_rows, defined, rows_of
 from sslcut.metrics.resample import Bootstrap
-from sslcut.metrics.score import METRICS, values
+from sslcut.metrics.score import METRICS, Scorer, values
 
 PIXELS = "pixels"  # the name of the raw pixels where a layer's stands; never a candidate for the answer
 Row = dict[str, Any]
@@ -39,17 +39,24 @@ class Part:
         return defined(task)[self.rows].nonzero().squeeze(1)
 
     def values(self, task: Task, predictions: Sequence[Tensor], metric: str) -> Tensor:
-        """The metric of K predictions, each of all N rows: (K,)."""
-        places = self.labelled(task)
-        rows = self.rows[places]
-        return values(METRICS[metric](torch.stack([p[rows] for p in predictions]), task.values[rows]), len(rows))
+        """The metric of K predictions, each of all N rows and all with as many seeds: (K,)."""
+        scorer, _ = self._scorer(task, predictions, metric)
+        return values(scorer, len(self.labelled(task))).reshape(len(predictions), -1).mean(dim=1)
 
     def scores(self, task: Task, predictions: Sequence[Tensor], metric: str) -> Scores:
         """The same with every resample."""
+        scorer, places = self._scorer(task, predictions, metric)
+        replicates = self.bootstrap.replicate(scorer, places)
+        replicates = replicates.reshape(len(predictions), -1, replicates.shape[1]).mean(dim=1)  # over a fit's seeds
+        return Scores(self.values(task, predictions, metric), replicates, len(places))
+
+    def _scorer(self, task: Task, predictions: Sequence[Tensor], metric: str) -> tuple[Scorer, Tensor]:
+        """What scores every seed of every prediction, one after the other; and the labelled places."""
         places = self.labelled(task)
         rows = self.rows[places]
-        scorer = METRICS[metric](torch.stack([p[rows] for p in predictions]), task.values[rows])
-        return Scores(values(scorer, len(rows)), self.bootstrap.replicate(scorer, places), len(rows))
+        truth = task.values[rows]
+        every = torch.cat([at_rows(p, rows, task).reshape(-1, *truth.shape) for p in predictions])
+        return METRICS[metric](every, truth), places
 
 
 def table(

@@ -25,7 +25,7 @@ def readouts(ndim: int, *, norm: bool = False) -> tuple[str, ...]:
 
     `norm` says whether the network's final norm stands behind the block.
     """
-    return fitting_readouts(ndim - 2, norm)  # beside its sides an output has batch and width
+    return fitting_readouts(ndim - 2, norm=norm)  # beside its sides an output has batch and width
 
 
 def fitting(ndim: int, asked: Sequence[str], *, prefix_tokens: int = 1, norm: bool = False) -> list[str]:
@@ -33,9 +33,7 @@ def fitting(ndim: int, asked: Sequence[str], *, prefix_tokens: int = 1, norm: bo
 
     A vector has one read-out, `vector`, whatever is asked; tokens with none before the patches have only the `mean`.
     """
-    known = readouts(ndim, norm=norm)
-    if ndim == 3 and prefix_tokens == 0:
-        known = tuple(readout for readout in known if bare(readout) == "mean")
+    known = fitting_readouts(ndim - 2, norm=norm, class_token=prefix_tokens > 0)
     return [readout for readout in asked if readout in known] or [known[0]]
 
 

@@ -53,6 +53,11 @@ class Score(Place):
         return self.fraction in (None, 1.0) and self.shift is None and not self.projected
 
     @property
+    def joint(self) -> bool:
+        """Whether the number is of several tasks together, the mean of their log-odds."""
+        return self.metric == "log_odds"
+
+    @property
     def projected(self) -> bool:
         """Whether the features were first projected to the width that all layers share."""
         return "pca" in f"{self.readout} {self.probe} {self.options}".lower()
@@ -132,7 +137,9 @@ class Document(_Part):
     @cached_property
     def metrics(self) -> dict[str, str]:
         """The metric by which each scored task is told, in the order of `tasks`."""
-        chosen = {row.task: row.metric for row in reversed(self.results)}  # the first row of a task wins
+        chosen = {
+            row.task: row.metric for row in reversed(self.results) if not row.joint
+        }  # the first row of a task wins
         chosen |= {best.task: best.metric for best in self.best}
         order = [*self.tasks, *chosen]
         return {task: chosen[task] for task in dict.fromkeys(order) if task in chosen}
@@ -167,6 +174,10 @@ class Document(_Part):
     def scores(self, task: str, probe: str = "linear") -> list[Score]:
         """A task's plain scores by one probe in the task's metric, one a place, in the network's order."""
         return self._chosen(task, probe, lambda row: row.plain)
+
+    def joint(self, probe: str) -> list[Score]:
+        """The numbers that a probe gives for several tasks together, one a place."""
+        return [row for row in self.results if row.joint and row.probe == probe and row.value is not None]
 
     def projected(self, task: str) -> list[Score]:
         """A task's linear scores at the width that all layers share, in the network's order."""

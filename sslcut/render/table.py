@@ -108,6 +108,9 @@ def scores(document: Document, probe: str = "linear") -> Table | None:
     for task in tasks:
         for row in document.scores(task, probe):
             cells.setdefault(document.place_name(row), {})[task] = words.scored(row)
+    for row in document.joint(probe):
+        cells.setdefault(document.place_name(row), {})[row.task] = words.scored(row)
+    tasks += tuple(dict.fromkeys(row.task for row in document.joint(probe)))
     title = f"Every score by {words.probe_name(probe)}"
     return _grid(document, title, cells, tasks)
 

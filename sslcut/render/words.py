@@ -11,8 +11,8 @@ from sslcut.render.results import Best, Document, Place, Score
 
 DASH = "–"
 MINUS = "−"
-METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "r2": "R²"}
-PROBES = {"linear": "linear probe", "knn": "kNN", "mlp": "MLP probe"}
+METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "r2": "R²", "log_odds": "log-odds"}
+PROBES = {"linear": "linear probe", "knn": "kNN", "mlp": "MLP probe", "transfer": "the transfer protocol"}
 MEASURES = {
     "rankme": "RankMe",
     "alpha_req": "alpha-ReQ",

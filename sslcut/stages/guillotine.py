@@ -12,7 +12,7 @@ from sslcut.errors import InputError, UsageError
 from sslcut.events import Event, Note, Plan, Result
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
-from sslcut.names import NORM, READOUTS, bare, check_readout, is_normed, normed, resolve
+from sslcut.names import NORM, bare, check_readout, fitting_readouts, is_normed, normed, resolve
 from sslcut.rundir import Step, now, run_of
 
 ANSWERED = ("best", "smallest")  # what `--at` takes beside layers: results say which layer is meant
@@ -147,15 +147,21 @@ def choose(source: Header, given: Given, options: Options) -> Place:
 def _readout(source: Header, layer: str, options: Options, answered: str | None = None) -> str:
     """The read-out that the options ask for, else the one that the results `answered`, else the block's usual one."""
     sides = len(source.document["chain"][source.names.index(layer)]["spatial"])
-    readout = options.readout or answered or READOUTS[sides][0]
+    fits = {"norm": source.norm_behind(layer), "class_token": source.class_token}
+    readout = options.readout or answered or fitting_readouts(sides, **fits)[0]
     if options.keep_norm:
-        if sides != 1 or not source.norm_behind(layer):
-            raise UsageError(f"no `{NORM}` that fits stands behind `{layer}`", hint="drop --keep-norm")
-        return check_readout(normed(readout), sides, layer, norm=True)
-    check_readout(readout, sides, layer, norm=source.norm_behind(layer))
+        if sides != 1 or not fits["norm"]:
+            raise no_norm(layer)
+        return check_readout(normed(readout), sides, layer, **fits)
+    check_readout(readout, sides, layer, **fits)
     if options.readout is not None and is_normed(readout):
         raise UsageError(f"read-out `{readout}` needs the network's final norm, which a cut drops", hint="--keep-norm")
     return readout
+
+
+def no_norm(layer: str) -> UsageError:
+    """The fault of a norm that is to be kept behind a block and is not there."""
+    return UsageError(f"no `{NORM}` that fits stands behind `{layer}`", hint="leave `--keep-norm` (`keep_norm`) out")
 
 
 def _results_for(source: Header, given: Given) -> dict[str, Any]:

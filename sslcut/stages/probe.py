@@ -21,17 +21,20 @@ from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
+from sslcut.methods.labels import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.store import Store
+from sslcut.metrics.transfer import optuna_itself
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
 from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
+from sslcut.registry import METHODS
 from sslcut.rundir import RunDir, Step, now, run_of
 from sslcut.training.world import choose_device, use_threads
 
@@ -43,6 +46,8 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     data that does not fit.
     """
     device = choose_device(options.device)
+    if any(probe["name"] == "transfer" for probe in recipe.dump()["probe"]["probes"]):
+        optuna_itself()  # before the images are read
     source = header.read_network(given.checkpoint)
     layers = asked_layers(recipe.dump()["probe"]["layers"], source.names)
     key = recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
@@ -224,6 +229,7 @@ class _Probing:
                 rows.folds,
                 reference=self.reference(network),
                 end=self.end(network, wanted),
+                trained_on=self.trained_on(opened.dataset.train),
                 group=rows.images.group,
                 probes=self.probe["probes"],
                 measures=self.probe["measures"],
@@ -262,6 +268,18 @@ class _Probing:
         last = measured(network.names)[-1]
         own = (network.names[-1], network.readout)
         return own if last == own[0] else next((tap for tap in wanted if tap[0] == last), (last, "vector"))
+
+    def trained_on(self, images: Images) -> list[str]:
+        """The tasks whose labels the network was trained on, where the data is the same."""
+        recipe = self.source.document.get("recipe") or {}
+        method, views = recipe.get("method") or {}, recipe.get("views") or {}
+        first = next((name for name, task in images.tasks.items() if task.kind == "class"), "")
+        found = []
+        if method.get("name") in METHODS and uses_labels(method):
+            found.append(method.get("task") or first)
+        if views.get("positives") == "label":
+            found.append(views.get("task") or first)
+        return found if on_own_data(self.source, self.recipe) else []
 
     def division_seed(self) -> int:
         """The seed that divides the data: the training's on its own data, or this would test on what it trained on."""
