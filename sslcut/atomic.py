@@ -5,7 +5,8 @@ And the folder for those that can be made again.
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -64,6 +65,27 @@ def write_text(target: Path, text: str) -> None:
     """Replace `target` with `text` in UTF-8, whole or not at all."""
     with replacing(target) as file:
         file.write(text.encode())
+
+
+def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Replace the folder `target` with one of these files, by name, whole or not at all."""
+    aside, before = (target.with_name(f".{target.name}.{os.getpid()}.{end}") for end in ("part", "before"))
+    try:
+        aside.mkdir()
+        for name, content in files.items():
+            with replacing(aside / name) as file:
+                file.write(content)
+        if target.exists():
+            os.replace(target, before)
+        os.replace(aside, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if before.exists() and not target.exists():
+            os.replace(before, target)
+        raise machine_fault(error, target) from error
+    finally:
+        for folder in (aside, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cache_folder() -> Path:

@@ -230,6 +230,25 @@ def inspect(
 
 
 @command
+def export(
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="torchvision, timm or onnx.")],
+    source: InputArgument = None,
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Write a checkpoint for torchvision, timm or ONNX. Prints the path.
+
+    Example: sslcut export runs/default/pretrain-cut-layer4.0.safetensors --to onnx
+    """
+    from sslcut.stages import export as stage
+
+    given = find_checkpoint(_fed(source), _run_directory(recipe))
+    return _noted(given.note, stage.run(given, stage.Options(to, out, force, dry_run)))
+
+
+@command
 def bench(
     part: Annotated[
         str | None, typer.Argument(metavar="PART", help="One hot path; else all.", show_default=False)

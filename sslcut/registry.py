@@ -182,6 +182,15 @@ PROBES = Registry(
 
 MEASURES = Registry("measure", {"rankme": "sslcut.metrics.geometry:rankme"})
 
+EXPORTS = Registry(
+    "export format",
+    {
+        "torchvision": "sslcut.foreign.to_torchvision:torchvision",
+        "timm": "sslcut.foreign.to_timm:timm",
+        "onnx": "sslcut.foreign.to_onnx:onnx",
+    },
+)
+
 BENCHES = Registry(
     "part of the benchmark",
     {

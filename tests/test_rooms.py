@@ -12,7 +12,7 @@ ORDER = [
     "errors", "registry", "names", "events", "options", "fingerprint", "schedules", "interrupts",
     "provenance", "atomic", "marked", "yamltext", "merge", "draft", "choices", "sections", "faults",
     "bundled", "recipe", "sweep", "rundir", "inputs", "header", "answers", "data", "model", "methods",
-    "metrics", "training", "checkpoint", "render", "stages", "study", "bench", "screen", "cli", "__main__",
+    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "screen", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -59,7 +59,10 @@ def test_no_room_imports_one_further_on(path):
     ("library", "rooms"),
     [
         ("yaml", {"yamltext"}),
-        ("safetensors", {"checkpoint"}),
+        ("safetensors", {"checkpoint", "foreign"}),
+        ("timm", {"foreign", "model"}),
+        ("onnxruntime", {"foreign"}),
+        ("optuna", {"metrics"}),
         (
             "pydantic",
             {"choices", "sections", "faults", "draft", "recipe", "data", "model", "methods", "metrics", "render"},

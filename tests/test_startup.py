@@ -80,12 +80,17 @@ def test_a_checkpoint_is_shown_and_cut_by_its_header_alone(tiny_copy, arguments)
         *[([command, "--set", "train.colour=red"], 2) for command in ("pretrain", "run")],
         *[([command, "missing.safetensors"], 3) for command in ("inspect", "guillotine", "probe")],
         (["report", "missing.json"], 3),
+        (["export", "missing.safetensors", "--to", "onnx"], 3),
         (["inspect", "faulty.yaml"], 3),
     ],
 )
 def test_a_fault_of_the_command_line_is_told_at_once(tmp_path, arguments, code):
     (tmp_path / "faulty.yaml").write_text(FAULTY, encoding="utf-8")
     assert not imported(*arguments, cwd=tmp_path, code=code) & HEAVY
+
+
+def test_an_unknown_export_format_is_told_at_once(tiny_run):
+    assert not imported("export", "--to", "onxx", cwd=tiny_run, code=2) & {*HEAVY, *of_pydantic()}
 
 
 def test_an_unknown_layer_is_told_at_once(tiny_run):
