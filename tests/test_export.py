@@ -234,6 +234,7 @@ def test_a_run_exports_its_newest_checkpoint_and_stdout_holds_the_path_alone(tin
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert (tiny_copy / line).is_file() and line.endswith(".onnx")
+    assert "warning" not in done.stderr.lower() and len(done.stderr.splitlines()) <= 4, done.stderr
     steps = json.loads((tiny_copy / "runs/default/run.json").read_text())["stages"]
     assert steps[-1]["stage"] == "export" and steps[-1]["facts"]["format"] == "onnx"
 

@@ -18,6 +18,7 @@ SUFFIX = ".onnx"
 IMAGES, FEATURES, BATCH = "images", "features", "batch"
 TOLERANCE = 1e-5  # of the largest feature, where that is above 1
 LARGEST = 2**31 - 1  # bytes that one file of the format can hold
+UPGRADE = "upgrade torch, onnx and onnxruntime, and try again"
 TRIED = 3  # images in the batch that the graph is compared on: another number than it is made with
 
 
@@ -56,59 +57,74 @@ def _checked(checkpoint: Checkpoint) -> bytes:
 
 
 def graph(checkpoint: Checkpoint) -> bytes:
-    """The network as an ONNX file; what torch's exporter prints and warns of is kept from the streams."""
+    """The network as an ONNX file; what torch's exporter prints and warns of is kept from the streams.
+
+    Raises InputError where the exporter cannot write one of the network's operations.
+    """
     images = torch.rand(2, 3, checkpoint.network.input.size, checkpoint.network.input.size)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Reading(checkpoint.network).eval(),
-            (images,),
-            input_names=[IMAGES],
-            output_names=[FEATURES],
-            dynamic_shapes={IMAGES: {0: torch.export.Dim(BATCH, min=1)}},
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                Reading(checkpoint.network).eval(),
+                (images,),
+                input_names=[IMAGES],
+                output_names=[FEATURES],
+                dynamic_shapes={IMAGES: {0: torch.export.Dim(BATCH, min=1)}},
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            what = f"torch cannot write this network as ONNX ({_line(error)})"
+            raise InputError(
+                what, place=str(checkpoint.header.path), hint="cut it elsewhere, or upgrade torch"
+            ) from error
     assert program is not None
     return _told(program.model_proto, checkpoint)
 
 
 def _told(proto: Any, checkpoint: Checkpoint) -> bytes:
     """The file's bytes, with the checkpoint's identity, and without the exporter's notes on this machine's files."""
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
-        del value.metadata_props[:]
-    del proto.metadata_props[:]
-    document = checkpoint.header.document
-    said = {
-        "identity": checkpoint.header.identity,
-        "layer": checkpoint.header.names[-1],
-        "readout": document["readout"],
-    }
+    inner = proto.graph
+    for part in (*inner.node, *inner.input, *inner.output, *inner.value_info, *inner.initializer, inner, proto):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    source = checkpoint.header
+    said = {"identity": source.identity, "layer": source.names[-1], "readout": source.document["readout"]}
     proto.metadata_props.add(key="sslcut", value=json.dumps(said))
     if proto.ByteSize() > LARGEST:
-        raise InputError(f"{checkpoint.header.path} is too large for one ONNX file (2 GB)", hint="cut it earlier")
+        raise InputError(f"{source.path} is too large for one ONNX file (2 GB)", hint="cut it earlier")
     return proto.SerializeToString(deterministic=True)
 
 
 def compare(content: bytes, network: Network) -> None:
     """Raise InputError where onnxruntime computes other features from this file than `network` does."""
+    size = network.input.size
+    images = torch.rand(TRIED, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(images)
+    try:
+        found = ran(content, images)
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        raise InputError(f"onnxruntime cannot run the ONNX graph ({_line(error)})", hint=UPGRADE) from error
+    if found.shape != expected.shape:
+        what = f"the ONNX graph gives shape {tuple(found.shape)}, the network {tuple(expected.shape)}"
+        raise InputError(what, hint=UPGRADE)
+    apart = (found - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+    if not apart <= TOLERANCE:
+        raise InputError(f"the ONNX graph gives features that differ by up to {apart:.1e}", hint=UPGRADE)
+
+
+def ran(content: bytes, images: Tensor) -> Tensor:
+    """What onnxruntime computes for images (B, 3, size, size) from an ONNX file."""
     import onnxruntime  # an extra, and half a second
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     settings.log_severity_level = 3  # errors alone
     session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    size = network.input.size
-    images = torch.rand(TRIED, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network(images)
-    found = torch.from_numpy(session.run([FEATURES], {IMAGES: images.numpy()})[0])
-    largest = max(1.0, expected.abs().max().item())
-    if found.shape != expected.shape or not (apart := (found - expected).abs().max().item()) <= TOLERANCE * largest:
-        what = "the ONNX graph gives features of another shape" if found.shape != expected.shape else (
-            f"the ONNX graph gives features that differ by up to {apart:.1e}"
-        )  # fmt: skip
-        raise InputError(f"{what} from the network's own", hint="upgrade torch, onnx and onnxruntime, and try again")
+    return torch.from_numpy(session.run([FEATURES], {IMAGES: images.numpy()})[0])
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -38,7 +38,7 @@ class Stem(Block):
             hint = f"use a size that {self.patch} divides, such as {divided(min(height, width), self.patch)}"
             raise InputError(f"images of {height}×{width} pixels do not divide into patches of {self.patch}", hint=hint)
         patches = self.conv_proj(images).flatten(2).transpose(1, 2)  # (B, T, D)
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         return tokens + self.positions(height // self.patch, width // self.patch)
 
     def positions(self, rows: int, columns: int) -> Tensor:
