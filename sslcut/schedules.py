@@ -18,13 +18,15 @@ def cosine(progress: float, start: float, end: float) -> float:
     return end + (start - end) * (1 + cos(pi * min(max(progress, 0.0), 1.0))) / 2
 
 
-def warmup_cosine(step: int, steps: int, *, warmup: int, peak: float = 1.0, end: float = 0.0) -> float:
-    """The value at `step` of `steps`, counted from 0: from 0 to `peak` over `warmup` steps, then a cosine to `end`.
+def warmup_cosine(
+    step: int, steps: int, *, warmup: int, start: float = 0.0, peak: float = 1.0, end: float = 0.0
+) -> float:
+    """The value at `step` of `steps`, from 0: `start` to `peak` over `warmup` steps, then a cosine to `end`.
 
     `end` itself would be reached at `step == steps`, one past the last (the form of the DINO, VICReg and MoCo code).
     """
     if step < warmup:
-        return linear(step / warmup, 0.0, peak)
+        return linear(step / warmup, start, peak)
     return cosine((step - warmup) / max(steps - warmup, 1), peak, end)
 
 

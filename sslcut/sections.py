@@ -24,6 +24,7 @@ from sslcut.registry import (
 from sslcut.yamltext import write
 
 Stage = Literal["pretrain", "probe", "guillotine", "report"]
+HeadPart = Literal["projector", "predictor", "prototypes", "classifier"]
 Readout = Literal[
     "avg", "grid2", "avg+max", "cls", "mean", "cls+mean", "cls-normed", "mean-normed", "cls+mean-normed", "vector"
 ]
@@ -130,13 +131,20 @@ class Views(Section):
 
 
 class Train(Section):
-    """The training. No epochs give the untrained network; `state_every` is in seconds."""
+    """The training. No epochs give the untrained network; `state_every` is in seconds.
+
+    The learning rate rises from `start_lr` to the optimiser's over the warm-up, then falls to `end_lr`; neither of the
+    two is scaled with the batch. That of `constant_lr`, parts of the head, stays as the optimiser has it.
+    """
 
     epochs: Whole = 20
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Annotated[Choice, Chosen(OPTIMISERS)]
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    start_lr: Annotated[float, Field(ge=0)] = 0.0
+    end_lr: Annotated[float, Field(ge=0)] = 0.0
+    constant_lr: tuple[HeadPart, ...] = ()
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     clip_gradient: Positive | None = None

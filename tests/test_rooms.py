@@ -62,7 +62,6 @@ def test_no_room_imports_one_further_on(path):
         ("safetensors", {"checkpoint", "foreign"}),
         ("timm", {"foreign", "model"}),
         ("onnxruntime", {"foreign"}),
-        ("optuna", {"metrics"}),
         (
             "pydantic",
             {"choices", "sections", "faults", "draft", "recipe", "data", "model", "methods", "metrics", "render"},

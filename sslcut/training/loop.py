@@ -1,7 +1,7 @@
 """The training loop: batches in the seed's order, events by the clock, a state that any step can be resumed from."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -20,6 +20,7 @@ from sslcut.events import Event, Progress, Warn
 from sslcut.interrupts import Interrupts, deferred
 from sslcut.methods.base import Method
 from sslcut.metrics.geometry import effective_rank
+from sslcut.names import part_of
 from sslcut.registry import UPDATES
 from sslcut.schedules import LrScaling, warmup_cosine
 from sslcut.training.optim import build_optimizer, set_lr
@@ -44,7 +45,8 @@ COLLAPSED = 0.05  # of the rank that a batch of z could have
 class Plan:
     """How to train, everything decided: `optimizer` is `{"name": …, **options}` with its lr at batch 256.
 
-    `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient.
+    `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient. The
+    learning rate comes from `start_lr` and goes to `end_lr`, but for the head's parts in `constant_lr`.
     `compile` hands the method to torch.compile, which costs a minute before the first step.
     """
 
@@ -57,6 +59,9 @@ class Plan:
     update: Mapping[str, Any] = field(default_factory=lambda: {"name": "joint"})
     lr_scaling: LrScaling = "linear"
     warmup_epochs: float = 0.0
+    start_lr: float = 0.0
+    end_lr: float = 0.0
+    constant_lr: Collection[str] = ()
     clip: float | None = None
     compile: bool = False
     state_every_seconds: float = 60.0
@@ -122,7 +127,15 @@ class _Run:
         self.labels = labels.to(plan.device) if labels is not None and method.uses_labels else None
         self.method.seed = plan.seed
         self.sampler = Sampler(len(images), plan.batch_size, plan.seed)
-        self.optimizer = build_optimizer(method.named_parameters(), plan.optimizer, self.sampler.batch, plan.lr_scaling)
+        held = [name for name in method.chain.names if part_of(name) in plan.constant_lr]
+        constant = tuple(f"chain.blocks.{method.chain.position(name)}." for name in held)
+        self.optimizer = build_optimizer(
+            method.named_parameters(),
+            plan.optimizer,
+            self.sampler.batch,
+            plan.lr_scaling,
+            constant=lambda name: name.startswith(constant),
+        )
         options = {key: value for key, value in plan.update.items() if key != "name"}
         engine = Engine(method, self.optimizer, plan.precision, plan.clip)
         self.update = UPDATES.load(plan.update["name"])(engine, **options)
@@ -162,11 +175,18 @@ class _Run:
         """Train on the images that were read; returns loss and z without waiting for the device."""
         plan, position, indices = self.plan, self.position, indices[: self.sampler.batch]
         done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
-        set_lr(self.optimizer, warmup_cosine(done, steps, warmup=round(plan.warmup_epochs * self.sampler.steps)))
+        set_lr(self.optimizer, self.share(done, steps))
         if pixels.is_cuda:
             indices = indices.pin_memory().to(pixels.device, non_blocking=True)
         labels = self.labels[indices] if self.labels is not None else None
         return self.update.step(self.views(pixels, indices, position.epoch), labels, done / steps)
+
+    def share(self, done: int, steps: int) -> float:
+        """The learning rate after `done` of `steps` steps, as a share of its peak."""
+        plan, peak = self.plan, self.optimizer.param_groups[0]["initial_lr"]
+        warmup = round(plan.warmup_epochs * self.sampler.steps)
+        start, end = plan.start_lr / (peak or 1.0), plan.end_lr / (peak or 1.0)
+        return warmup_cosine(done, steps, warmup=warmup, start=start, end=end)
 
     def keep(self, interrupts: Interrupts) -> None:
         """Hand the state to `save` if its time has come or a signal wants the process to end; then let that through."""

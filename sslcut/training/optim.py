@@ -51,13 +51,19 @@ def lars(
     weight_decay: float = 1e-6,
     eta: float = 0.001,
     clip: bool = False,
+    bias_lr: float | None = None,
 ) -> Optimizer:
     """SGD whose step for each weight is proportional to the weight's norm (arXiv 1708.03888).
 
     The form of the VICReg and Barlow Twins code. `clip` takes the form that small data sets are trained with (LARC,
     eta 0.02): the norms of gradient and decay are added, and no weight moves faster than plain SGD would move it.
+    `bias_lr` is the learning rate of every parameter below two dimensions, where it has one of its own.
     """
-    return LARS(decay_groups(parameters, weight_decay, exclude=True), lr=lr, momentum=momentum, eta=eta, clip=clip)
+    groups = decay_groups(parameters, weight_decay, exclude=True)
+    for group in groups:
+        if bias_lr is not None and group["params"][0][1].ndim <= 1:
+            group["lr"] = bias_lr
+    return LARS(groups, lr=lr, momentum=momentum, eta=eta, clip=clip)
 
 
 def decay_groups(parameters: Named, weight_decay: float, exclude: bool) -> list[dict[str, Any]]:
@@ -131,19 +137,32 @@ def adapt(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any])
     return updates
 
 
-def build_optimizer(parameters: Named, options: Mapping[str, Any], batch_size: int, scaling: LrScaling) -> Optimizer:
+def build_optimizer(
+    parameters: Named,
+    options: Mapping[str, Any],
+    batch_size: int,
+    scaling: LrScaling,
+    constant: Callable[[str], bool] = lambda name: False,
+) -> Optimizer:
     """The optimiser that `{"name": …, **options}` describes, its learning rate scaled from batch 256 to `batch_size`.
 
-    Each group's `initial_lr` holds that peak; `set_lr` moves below it.
+    Each group's `initial_lr` holds that peak, below which `set_lr` moves it; but parameters by whose name `constant` is
+    true stay there.
     """
     chosen = {key: value for key, value in options.items() if key != "name"}
-    optimizer: Optimizer = OPTIMISERS.load(options["name"])(parameters, **chosen)
+    make, named = OPTIMISERS.load(options["name"]), list(parameters)
+    optimizer: Optimizer = make([(name, p) for name, p in named if not constant(name)], **chosen)
+    if held := [(name, p) for name, p in named if constant(name)]:
+        for group in make(held, **chosen).param_groups:
+            pairs = list(zip(group.pop("param_names"), group["params"], strict=True))
+            optimizer.add_param_group({**group, "params": pairs, "constant": True})
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], batch_size, scaling)
     return optimizer
 
 
 def set_lr(optimizer: Optimizer, share: float) -> None:
-    """Set every group's learning rate to `share` of its peak."""
+    """Set every group's learning rate to `share` of its peak, the constant ones' aside."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * share
+        if not group.get("constant", False):
+            group["lr"] = group["initial_lr"] * share
