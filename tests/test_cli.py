@@ -103,6 +103,7 @@ def test_a_dry_run_lists_data_that_is_not_here_as_a_warning(tmp_path):
     done = sslcut("pretrain", "imagenet-resnet50-simclr", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning: the data is not here" in done.stderr and "parameters" in done.stderr
+    assert "memory: 386 MB held" in done.stderr and "30,600 steps" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -476,3 +476,16 @@ def test_a_step_on_a_gpu_never_makes_the_host_wait(name, optimizer):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert loss.is_cuda and loss.isfinite()
+
+
+def test_the_learning_rate_begins_and_ends_where_the_recipe_says_and_a_predictor_may_keep_its_own():
+    torch.manual_seed(0)
+    heads = {"projector": {"widths": [6, 5]}, "predictor": {"widths": [4, 5]}}
+    method = METHODS.load("simsiam")(build({"backbone": {"name": "resnet10", "width": 2, "stem": "small"}, **heads}))
+    plan = replace(PLAN, start_lr=0.001, end_lr=0.0005, constant_lr=("predictor",), lr_scaling="none")
+    held = loop._Run(method, images_of(), None, views_of(method), plan, None)
+    rates = [0.2 * held.share(step, 9) for step in (0, 3, 9)]
+    assert rates == pytest.approx([0.001, 0.2, 0.0005])
+    constant = {n for g in held.optimizer.param_groups if g.get("constant") for n in g["param_names"]}
+    assert constant == {n for n, _ in method.named_parameters() if n.split(".")[2] in ("8", "9")}
+    assert method.chain.names[8:] == ["predictor.0", "predictor.1"]

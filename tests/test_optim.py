@@ -80,6 +80,26 @@ def test_every_optimiser_scales_its_learning_rate_from_batch_256_and_follows_a_s
     assert [(g["initial_lr"], g["lr"]) for g in optimizer.param_groups] == [(0.4, 0.2)] * 2
 
 
+def test_biases_and_norms_may_have_a_learning_rate_of_their_own():
+    lars_of = {"name": "lars", "lr": 0.2, "bias_lr": 0.0048}
+    optimizer = build_optimizer(drawn().items(), lars_of, 2048, "linear")
+    rates = {n: g["initial_lr"] for g in optimizer.param_groups for n in g["param_names"]}
+    assert {n: round(rate, 6) for n, rate in rates.items() if n in ("bn.weight", "bias")} == {
+        "bn.weight": 0.0384,
+        "bias": 0.0384,
+    }
+    assert {round(rate, 6) for n, rate in rates.items() if n not in ("bn.weight", "bias")} == {1.6}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_what_is_held_constant_keeps_its_scaled_learning_rate(name):
+    chosen = {"name": name, "lr": 0.2}
+    optimizer = build_optimizer(drawn().items(), chosen, 512, "linear", constant=lambda n: n.startswith("bn"))
+    set_lr(optimizer, 0.5)
+    rates = {n: g["lr"] for g in optimizer.param_groups for n in g["param_names"]}
+    assert rates == {n: 0.4 if n.startswith("bn") else 0.2 for n in drawn()}
+
+
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_every_optimiser_descends_and_knows_its_state_by_parameter_name(name):
     parameters = drawn(dtype=torch.float32)

@@ -1,10 +1,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from sslcut import bundled as room
 from sslcut.errors import UsageError
 from sslcut.recipe import load
+from sslcut.registry import METHODS
+from sslcut.schedules import scaled_lr
+from sslcut.stages import pretrain
 
 NAMES = list(room.bundled())
 
@@ -27,12 +31,42 @@ def test_the_default_recipe_comes_first_and_leaves_the_method_its_own_choices():
     assert not any(f"\n{key}:" in texts for key in ("method", "head", "views"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("imagenet")])
+FULL_SCALE = [name for name in NAMES if name.startswith(("imagenet-", "cifar10-"))]
+PEAKS = {  # learning rates that the sources give as absolute numbers, or as multiples of batch / 256
+    "imagenet-resnet50-simclr": 0.3 * 16,
+    "imagenet-resnet50-vicreg": 0.2 * 8,
+    "imagenet-resnet50-swav": 4.8,
+    "imagenet-resnet50-moco_v2": 0.03,
+    "imagenet-resnet50-dino": 0.03 * 2,
+    "imagenet-resnet50-trex": 0.1,
+    "cifar10-resnet18-byol": 1.0,
+}
+
+
+@pytest.mark.parametrize("name", FULL_SCALE)
 def test_a_full_scale_recipe_is_marked_until_someone_has_run_it(name):
     recipe = load(name)
     assert recipe.verified is False
     assert recipe.paper is not None
     assert recipe.data.options["root"] is None
+
+
+def test_every_method_has_a_full_scale_recipe():
+    assert {load(name).method.name for name in FULL_SCALE if name.startswith("imagenet-")} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", FULL_SCALE)
+def test_a_full_scale_recipe_is_planned_here_its_data_a_listed_absence(name):
+    said = [event.line() for event in pretrain.plan(load(name), torch.device("cpu"))]
+    assert [line.partition(":")[0] for line in said] == ["warning", "network", "memory", "training"]
+    assert "parameters" in said[1] and " GB" in said[2] and " steps" in said[3]
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_a_published_learning_rate_is_reached_at_the_published_batch(name):
+    train = load(name).train
+    rate = scaled_lr(train.optimizer.options["lr"], train.batch_size, train.lr_scaling)
+    assert rate == pytest.approx(PEAKS[name])
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

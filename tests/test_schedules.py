@@ -17,6 +17,10 @@ def test_the_warmed_up_cosine_is_the_published_formula_at_every_step(steps, warm
         assert warmup_cosine(k, steps, warmup=warmup, peak=peak, end=end) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_warmup_may_begin_above_zero():
+    assert [warmup_cosine(k, 8, warmup=2, start=0.5) for k in range(3)] == [0.5, 0.75, 1.0]
+
+
 def test_a_warmup_longer_than_the_training_only_rises():
     assert [warmup_cosine(k, 2, warmup=4) for k in range(2)] == [0.0, 0.25]
 

@@ -1,6 +1,7 @@
 """A recipe's `model` section becomes a chain."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,8 +32,15 @@ def build(model: Mapping[str, Any]) -> Chain:
 
 def blueprint(model: Mapping[str, Any]) -> Chain:
     """The same network on the meta device, with shapes and no weights: to be counted, or to be given its tensors."""
-    with torch.device("meta"), _Undrawn():
+    with unmade():
         return build(model)
+
+
+@contextmanager
+def unmade() -> Iterator[None]:
+    """What is built inside has shapes and no numbers: it is on the meta device, and nothing is drawn."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class _Undrawn(TorchFunctionMode):
@@ -41,6 +49,6 @@ class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_", "random_"):
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))

@@ -22,6 +22,8 @@ class BlockCost:
 
     `width` counts channels; `spatial` is [H, W] of a map, [T] of tokens, [] of a vector. `flops` counts two for a
     multiply-add, in convolutions, linear layers and attention; what works element by element counts nothing.
+    `activations` are the numbers that training keeps for the backward pass, about: what these layers, norms and
+    activations that are not done in place give.
     """
 
     name: str
@@ -30,6 +32,7 @@ class BlockCost:
     ndim: int
     parameters: int
     flops: int
+    activations: int
 
 
 def costs(chain: Chain, size: int) -> list[BlockCost]:
@@ -45,7 +48,8 @@ def costs(chain: Chain, size: int) -> list[BlockCost]:
             x = _with_zeros(block, x)
         channels, spatial = (x.shape[1], x.shape[2:]) if x.ndim == 4 else (x.shape[-1], x.shape[1:-1])
         parameters = sum(parameter.numel() for parameter in block.parameters())
-        rows.append(BlockCost(name, channels, list(spatial), x.ndim, parameters, counter.flops // BATCH))
+        shape = (channels, list(spatial), x.ndim)
+        rows.append(BlockCost(name, *shape, parameters, counter.flops // BATCH, counter.kept // BATCH))
     return rows
 
 
@@ -54,17 +58,22 @@ def _with_zeros(block: nn.Module, x: Tensor) -> Tensor:
     return functional_call(block, tensors, (x,))
 
 
+_KEPT = (F.linear, torch.conv2d, F.scaled_dot_product_attention, F.batch_norm, F.layer_norm, F.gelu)
+
+
 class _Counter(TorchFunctionMode):
     """Counts the operations of the products inside it; torch's own counter agrees, but brings the compiler too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops = self.kept = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func in _KEPT:
+            self.kept += out.numel()
         if func is F.linear:
             self.flops += 2 * out.numel() * args[0].shape[-1]
         elif func is torch.conv2d:

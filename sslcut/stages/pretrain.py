@@ -33,6 +33,7 @@ from sslcut.recipe import Recipe
 from sslcut.registry import METHODS
 from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
+from sslcut.training.estimate import memory
 from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
@@ -111,7 +112,7 @@ def done_already(directory: RunDir, key: str) -> Step | None:
 def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     """What training by the recipe would do: data, network, steps; data that is not here is a warning."""
     document = recipe.dump()
-    train, classes, images = document["train"], 2, ""
+    train, classes, images = document["train"], 2, absent_images(document["data"])
     size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
     try:
         opened = yield from open_data(document["data"], document["seed"])
@@ -122,13 +123,21 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
             labels_for(document["method"], opened)
         view_maker(document["views"], opened, document["seed"])
         size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
-        steps = Sampler(len(opened.train), train["batch_size"], document["seed"]).steps * train["epochs"]
-        images = f", {steps:,} steps"
+        images = len(opened.train)
         yield Plan(f"data: {describe(opened.dataset)}")
-    blocks = costs(blueprint(model_document(document, classes)), size)
+    model = model_document(document, classes)
+    blocks = costs(blueprint(model), size)
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
-    yield Plan(f"training: {document['method']['name']}, {train['epochs']} epochs{images}, on {device}")
+    yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
+    steps = Sampler(images, train["batch_size"], document["seed"]).steps * train["epochs"] if images else None
+    told = "as many steps as the data gives" if steps is None else f"{steps:,} steps"
+    yield Plan(f"training: {document['method']['name']}, {train['epochs']} epochs, {told}, on {device}")
+
+
+def absent_images(data: Mapping[str, Any]) -> int | None:
+    """How many images a recipe means to train on, of data that is not here: `data.train` less what validates."""
+    return round(data["train"] * (1 - data["validation"])) if data.get("train") else None
 
 
 class _Training:
