@@ -40,10 +40,15 @@ class Checkpoint:
 
     @property
     def kept(self) -> list[str]:
-        """The blocks that a library's network has: the backbone, and the classifier that stands right behind it."""
+        """The blocks that a library's network has: the backbone, and the classifier that stands right behind it.
+
+        A library's backbone keeps the library's own classifier alone.
+        """
         names = self.network.names
         inner = [name for name in names if part_of(name) == "backbone"]
-        return names[: len(inner) + 1] if names[len(inner) : len(inner) + 1] == ["classifier"] else inner
+        follows = names[len(inner) : len(inner) + 1] == ["classifier"]
+        grafted = bool(library_of(self.backbone)) and bool(self.model.get("classifier"))
+        return names[: len(inner) + 1] if follows and not grafted else inner
 
     @property
     def left_out(self) -> list[str]:

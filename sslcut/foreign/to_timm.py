@@ -23,7 +23,7 @@ from sslcut.foreign.exporting import (
     swapped,
     told_apart,
 )
-from sslcut.foreign.within_timm import smaller
+from sslcut.foreign.within_timm import Made, pooling, smaller
 
 SUFFIX = "-timm"
 RESNETS = {  # timm's name, and how many blocks each stage has
@@ -39,8 +39,10 @@ TRANSFORMERS = {
     "vit_ti": "vit_tiny_patch16_224",
     "vit_s": "vit_small_patch16_224",
     "vit_b": "vit_base_patch16_224",
+    "vit_l": "vit_large_patch16_224",
 }
-SAID = ("patch", "size", "depth", "pool")
+SAID = ("patch", "size", "depth", "heads", "pool", "registers", "layer_scale", "qkv_bias")
+TOLD = {"heads": "num_heads", "layer_scale": "init_values", "qkv_bias": "qkv_bias"}  # by timm's name of the argument
 INNER = (
     ("ln_1.", "norm1."),
     ("ln_2.", "norm2."),
@@ -48,17 +50,18 @@ INNER = (
     ("self_attention.out_proj.", "attn.proj."),
     ("mlp.0.", "mlp.fc1."),
     ("mlp.3.", "mlp.fc2."),
+    ("layer_scale_1", "ls1.gamma"),
+    ("layer_scale_2", "ls2.gamma"),
 )
 OUTER = (
     ("class_token", "cls_token"),
+    ("register_tokens", "reg_token"),
     ("conv_proj.", "patch_embed.proj."),
     ("encoder.pos_embedding", "pos_embed"),
     ("encoder.ln.", "norm."),
     ("classifier.", "head."),
 )
 LAYER = "encoder.layers.encoder_layer_"
-MAP_POOLS = {"avg": "avg", "avg+max": "catavgmax"}
-TOKEN_POOLS = {"cls": "token", "mean": "avg"}
 
 
 def timm(checkpoint: Checkpoint) -> Export:
@@ -69,65 +72,56 @@ def timm(checkpoint: Checkpoint) -> Export:
     """
     own_or_refused(checkpoint, "timm")
     if library_of(checkpoint.backbone):
-        architecture, arguments = smaller(checkpoint)
-        tensors = checkpoint.tensors()
+        made, tensors = smaller(checkpoint), checkpoint.tensors()
     elif checkpoint.backbone in RESNETS:
         stock_fits(checkpoint, "timm", SAID)
-        architecture, arguments = _resnet(checkpoint)
+        made = _resnet(checkpoint)
         tensors = renamed(checkpoint.tensors(), lambda name: swapped(name, [("classifier.", "fc.")]))
     else:
-        stock_fits(checkpoint, "timm", SAID)
-        architecture, arguments = _transformer(checkpoint)
-        tensors = renamed(checkpoint.tensors(), transformer_name)
-    pool = pooling(checkpoint)
+        fixed = checkpoint.model["backbone"]["size"] == checkpoint.network.input.size
+        stock_fits(checkpoint, "timm", (*SAID, "positions") if fixed else SAID)
+        made, tensors = _transformer(checkpoint), renamed(_positions_apart(checkpoint), transformer_name)
     notes = told_apart(checkpoint, "timm")
-    if not pool:
-        readout, layer = checkpoint.network.readout, checkpoint.network.names[-1]
+    if made.arguments.get("global_pool") == "":
+        readout, layer = checkpoint.network.readout, checkpoint.layer
         notes += (f"timm has no read-out `{readout}`: its model gives the output of `{layer}` as it is",)
-    arguments = {**arguments, "global_pool": pool}
-    return Export(SUFFIX, notes, lambda: _folder(checkpoint, architecture, arguments, tensors))
+    return Export(SUFFIX, notes, lambda: _folder(checkpoint, made, tensors))
 
 
-def _folder(
-    checkpoint: Checkpoint, architecture: str, arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, bytes]:
-    described = config(checkpoint, architecture, arguments)
-    return {"config.json": f"{json.dumps(described, indent=2)}\n".encode(), "model.safetensors": packed(tensors)}
+def _folder(checkpoint: Checkpoint, made: Made, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    described = json.dumps(config(checkpoint, made), indent=2)
+    return {"config.json": f"{described}\n".encode(), "model.safetensors": packed(tensors)}
 
 
-def config(checkpoint: Checkpoint, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def config(checkpoint: Checkpoint, made: Made) -> dict[str, Any]:
     """What `config.json` says: the architecture with its arguments, and the images that it wants to be fed."""
     given = checkpoint.network.input
-    transformer = checkpoint.network.chain.prefix_tokens > 0
+    pool = {"global_pool": made.arguments["global_pool"]} if "global_pool" in made.arguments else {}
     return {
-        "architecture": architecture,
+        "architecture": made.architecture,
         "num_classes": checkpoint.classes,
         "num_features": checkpoint.network.chain.cut(checkpoint.layer).width,
-        "global_pool": arguments["global_pool"],
-        "model_args": dict(arguments),
+        **pool,
+        "model_args": dict(made.arguments),
         "pretrained_cfg": {
             "input_size": [3, given.size, given.size],
-            "fixed_input_size": transformer and not arguments.get("dynamic_img_size", False),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "center",
             "mean": list(given.mean),
             "std": list(given.std),
             "num_classes": checkpoint.classes,
-            "pool_size": _last_map(checkpoint),
-            "first_conv": "patch_embed.proj" if transformer else "conv1",
-            "classifier": "head" if transformer else "fc",
+            **made.facts,
         },
     }
 
 
-def _last_map(checkpoint: Checkpoint) -> list[int] | None:
-    """The sides of the last map that the network pools; None for tokens."""
-    sides = [block["spatial"] for block in checkpoint.header.document["chain"] if len(block["spatial"]) == 2]
-    return None if checkpoint.network.chain.prefix_tokens else sides[-1]
+def _last_map(checkpoint: Checkpoint) -> list[int]:
+    """The sides of the last map that the network pools."""
+    return [block["spatial"] for block in checkpoint.header.document["chain"] if len(block["spatial"]) == 2][-1]
 
 
-def _resnet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+def _resnet(checkpoint: Checkpoint) -> Made:
     """timm's name and arguments: as many blocks a stage as are kept, a stage of none passing its input on.
 
     The channels of an empty stage are those of the one before, from which timm tells the width of the features.
@@ -136,26 +130,47 @@ def _resnet(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     architecture, stock = RESNETS[checkpoint.backbone]
     kept = checkpoint.kept
     layers = [sum(name.startswith(f"layer{stage}.") for name in kept) for stage in range(1, len(stock) + 1)]
+    facts = {"pool_size": _last_map(checkpoint), "first_conv": "conv1", "classifier": "fc"}
+    arguments: dict[str, Any] = {"global_pool": pooling(checkpoint)}
     if tuple(layers) == stock and checkpoint.backbone == architecture:
-        return architecture, {}
+        return Made(architecture, arguments, facts)
     if sum(layers) == 1:
         what = f"timm builds no ResNet that ends at its first block, `{checkpoint.layer}`"
         raise InputError(what, place=str(checkpoint.header.path), hint=f"cut elsewhere, or {ANY_NETWORK}")
     stages = sum(count > 0 for count in layers)
     stem = CHANNELS[0] // EXPANSIONS.get(checkpoint.backbone, 1)  # whose 64 channels are all that timm is left with
     last = CHANNELS[stages - 1] if stages else stem
-    return architecture, {"layers": layers, "channels": [*CHANNELS[:stages], *[last] * (len(layers) - stages)]}
+    arguments |= {"layers": layers, "channels": [*CHANNELS[:stages], *[last] * (len(layers) - stages)]}
+    return Made(architecture, arguments, facts)
 
 
-def _transformer(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+def _transformer(checkpoint: Checkpoint) -> Made:
     """timm's name and arguments: the depth that is kept, and the final norm only where it is."""
     options, names = checkpoint.model["backbone"], checkpoint.network.names
     depth = sum(name.startswith("blocks.") for name in names)
     arguments = {"img_size": options["size"], "patch_size": options["patch"], "depth": depth}
     arguments |= {"final_norm": "norm" in names, "fc_norm": False}  # ours is before pooling, whatever pools
-    if options["size"] != checkpoint.network.input.size:
+    arguments |= {told: options[key] for key, told in TOLD.items() if options.get(key) is not None}
+    if options.get("registers"):
+        arguments |= {"reg_tokens": options["registers"], "no_embed_class": True}
+    fixed = options["size"] == checkpoint.network.input.size
+    if not fixed:
         arguments["dynamic_img_size"] = True
-    return TRANSFORMERS[checkpoint.backbone], arguments
+    facts = {"fixed_input_size": fixed, "first_conv": "patch_embed.proj", "classifier": "head"}
+    return Made(TRANSFORMERS[checkpoint.backbone], {**arguments, "global_pool": pooling(checkpoint)}, facts)
+
+
+def _positions_apart(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors; where there are registers, which have no positions, the class token with its own added to it.
+
+    timm gives positions either to every token before the patches, or to none.
+    """
+    tensors = checkpoint.tensors()
+    if checkpoint.model["backbone"].get("registers"):
+        positions = tensors["encoder.pos_embedding"]  # (1, 1 + patches, D)
+        tensors["class_token"] = tensors["class_token"] + positions[:, :1]
+        tensors["encoder.pos_embedding"] = positions[:, 1:]
+    return tensors
 
 
 def transformer_name(name: str) -> str:
@@ -164,12 +179,3 @@ def transformer_name(name: str) -> str:
         return swapped(name, OUTER)
     index, _, rest = name.removeprefix(LAYER).partition(".")
     return f"blocks.{index}.{swapped(rest, INNER)}"
-
-
-def pooling(checkpoint: Checkpoint) -> str:
-    """timm's word for the read-out; empty where it has none, and the model gives maps or tokens."""
-    network = checkpoint.network
-    tokens = network.chain.prefix_tokens > 0
-    if checkpoint.layer == "pool":
-        return TOKEN_POOLS[checkpoint.model["backbone"].get("pool", "cls")] if tokens else "avg"
-    return (TOKEN_POOLS if tokens else MAP_POOLS).get(network.readout, "")

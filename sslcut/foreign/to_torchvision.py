@@ -16,10 +16,10 @@ from sslcut.foreign.exporting import (
 )
 
 SUFFIX = "-torchvision.safetensors"
-SAID = ("patch", "size", "depth", "pool")  # a transformer's options that its constructor takes; `pool` has no tensor
+SAID = ("patch", "size", "depth", "heads", "pool", "positions")  # of a transformer, the last two without a tensor
 HEADS = {"resnet": "fc.", "vit": "heads.head."}
 NARROW = "ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])"  # torchvision names no ResNet-10
-HEAD_WIDTH = 64  # of one head of attention, in every transformer of this family
+HEAD_WIDTH = 64  # of one head of attention, where a transformer does not say how many it has
 
 
 def torchvision(checkpoint: Checkpoint) -> Export:
@@ -55,15 +55,18 @@ def constructor(checkpoint: Checkpoint) -> str:
 def _transformer(checkpoint: Checkpoint, options: Mapping[str, Any]) -> str:
     width = checkpoint.network.chain.cut("stem").width
     depth = sum(name.startswith("blocks.") for name in checkpoint.kept)
+    heads = options.get("heads", width // HEAD_WIDTH)
     given = f"image_size={options['size']}, patch_size={options['patch']}, num_layers={depth}"
-    return f"VisionTransformer({given}, num_heads={width // HEAD_WIDTH}, hidden_dim={width}, mlp_dim={4 * width})"
+    return f"VisionTransformer({given}, num_heads={heads}, hidden_dim={width}, mlp_dim={4 * width})"
 
 
 def _reading(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The note on a transformer whose vector torchvision does not take: it reads the class token after the norm."""
-    names = checkpoint.network.names
-    if "stem" not in names or not checkpoint.network.chain.prefix_tokens:
+    """The notes on a transformer that torchvision reads in its own way: the class token after the norm, at one size."""
+    if not checkpoint.network.chain.prefix_tokens:
         return ()
-    if "pool" in names and checkpoint.model["backbone"].get("pool", "cls") == "cls":
-        return ()
-    return (f"torchvision reads the class token after `encoder.ln`; here `{names[-1]}` is read another way",)
+    options, size, notes = checkpoint.model["backbone"], checkpoint.network.input.size, []
+    if checkpoint.layer != "pool" or options.get("pool", "cls") != "cls":
+        notes.append(f"torchvision reads the class token after `encoder.ln`, not `{checkpoint.layer}` as here")
+    if options.get("size", size) != size:
+        notes.append(f"torchvision takes images of {options['size']} pixels alone, where {size} are read here")
+    return tuple(notes)
