@@ -50,7 +50,7 @@ def smaller(checkpoint: Checkpoint) -> Made:
         told = {**(backbone.get("arguments") or {}), **arguments}
         try:
             with torch.device("meta"):
-                model = timm.create_model(architecture, num_classes=checkpoint.classes, **told)
+                model: Any = timm.create_model(architecture, num_classes=checkpoint.classes, **told)
         except (TypeError, AssertionError, RuntimeError):  # an architecture without these arguments
             continue
         theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
