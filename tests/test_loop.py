@@ -25,6 +25,7 @@ from sslcut.events import Progress, Warn
 from sslcut.interrupts import Terminated, deferred
 from sslcut.methods.simclr import SimCLR
 from sslcut.methods.supervised import Supervised
+from sslcut.model.build import build
 from sslcut.registry import METHODS, OPTIMISERS
 from sslcut.training import loop, world
 from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
