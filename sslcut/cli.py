@@ -65,7 +65,7 @@ def command(function: Callable[..., Iterator[Event]]) -> Callable[..., None]:
     own = signatures.signature(function)
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *extra.values()])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
-    return app.command(help=(function.__doc__ or "").replace("\n    ", "\n"))(run)
+    return app.command(function.__name__.rstrip("_"), help=(function.__doc__ or "").replace("\n    ", "\n"))(run)
 
 
 @app.callback(invoke_without_command=True)
@@ -246,6 +246,28 @@ def export(
 
     given = find_checkpoint(_fed(source), _run_directory(recipe))
     return _noted(given.note, stage.run(given, stage.Options(to, out, force, dry_run)))
+
+
+@command
+def import_(
+    source: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A .pth, .ckpt, … file, or timm:NAME.")],
+    arch: Annotated[str | None, typer.Option(metavar="NAME", help="The architecture: resnet50, vit_s, …")] = None,
+    branch: Annotated[str | None, typer.Option(help="student or teacher; else the published one.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side that the network is fed.")] = None,
+    mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="What is taken off an image in [0, 1].")] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What it is divided by.")] = None,
+    out: OutOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Make a checkpoint of a network from elsewhere. Prints the new checkpoint's path.
+
+    Example: sslcut import swav_800ep_pretrain.pth.tar --arch resnet50
+    """
+    from sslcut.stages import importing as stage
+
+    fed = stage.Fed(size, stage.colour("--mean", mean), stage.colour("--std", std))
+    return stage.run(source, stage.Options(arch, branch, fed, out, _run_directory(None), force, dry_run))
 
 
 @command

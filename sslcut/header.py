@@ -21,6 +21,7 @@ from sslcut.names import norm_behind
 
 FORMAT = 1
 PREFIX_TOKENS = 1  # how many tokens stand before the patches where a document does not say: the class token
+PICKLED = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how a file of torch.save begins
 MAX_HEADER = 100_000_000  # bytes; the safetensors library refuses more
 DTYPE_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -64,7 +65,7 @@ class Header:
         if text is None:
             raise InputError(
                 f"{self.path} is not a checkpoint of sslcut: its metadata holds no `sslcut`",
-                hint="give a checkpoint that `sslcut pretrain` or `sslcut guillotine` wrote",
+                hint=f"`sslcut import {self.path}` makes one of it, where it holds a network",
             )
         try:
             document = json.loads(text)
@@ -144,6 +145,14 @@ def own(parts: Mapping[str, Sequence[str]], tensors: Iterable[str], where: str) 
     return owners
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a file that is there holds tensors and is no checkpoint of sslcut's; raises InputError as `read` does."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(2) in PICKLED or "sslcut" not in read(path).metadata
+
+
 def read(path: Path | str) -> Header:
     """Read a safetensors file's header; raises InputError (exit 3) where it is missing, truncated or something else."""
     path = Path(path)
@@ -158,8 +167,10 @@ def read(path: Path | str) -> Header:
 
 def _parse(path: Path, file: BinaryIO, size: int) -> Header:
     first = file.read(8)
-    if first[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
-        raise InputError(f"{path} is a pickled PyTorch file, not safetensors", hint="convert it to safetensors first")
+    if first[:2] in PICKLED:
+        raise InputError(
+            f"{path} is a pickled PyTorch file, not safetensors", hint=f"`sslcut import {path}` converts it"
+        )
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
         raise InputError(f"{path} is not a safetensors file, or is truncated ({size} bytes)", hint=_REMAKE)

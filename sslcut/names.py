@@ -11,6 +11,12 @@ from sslcut.errors import UsageError, suggestion
 
 HEAD_PARTS = ("projector", "predictor", "prototypes", "classifier")
 UNMEASURED = ("prototypes", "classifier")
+LIBRARIES = ("timm:", "torchvision:", "hf-hub:")
+
+
+def is_named(text: str) -> bool:
+    """Whether INPUT names a pretrained model of a library, such as `timm:resnet18`, and not a path."""
+    return text.startswith(LIBRARIES)
 
 
 def part_of(name: str) -> str:

@@ -138,6 +138,7 @@ BACKBONES = Registry(
         "vit_ti": "sslcut.model.vit:vit_ti",
         "vit_s": "sslcut.model.vit:vit_s",
         "vit_b": "sslcut.model.vit:vit_b",
+        "vit_l": "sslcut.model.vit:vit_l",
     },
 )
 
@@ -188,6 +189,30 @@ EXPORTS = Registry(
         "torchvision": "sslcut.foreign.to_torchvision:torchvision",
         "timm": "sslcut.foreign.to_timm:timm",
         "onnx": "sslcut.foreign.to_onnx:onnx",
+    },
+)
+
+# of files from elsewhere; the first whose marks a file has is taken
+DIALECTS = Registry(
+    "dialect",
+    {
+        "trex": "sslcut.foreign.dialects:TREX",
+        "dinov2": "sslcut.foreign.dialects:DINOV2",
+        "dino": "sslcut.foreign.dialects:DINO",
+        "moco-v3": "sslcut.foreign.dialects:MOCO_V3",
+        "moco": "sslcut.foreign.dialects:MOCO",
+        "simsiam": "sslcut.foreign.dialects:SIMSIAM",
+        "vissl": "sslcut.foreign.dialects:VISSL",
+        "swav": "sslcut.foreign.dialects:SWAV",
+        "lightly-dino": "sslcut.foreign.dialects:LIGHTLY_DINO",
+        "lightly": "sslcut.foreign.dialects:LIGHTLY",
+        "solo-learn": "sslcut.foreign.dialects:SOLO_LEARN",
+        "barlow-twins": "sslcut.foreign.dialects:BARLOW_TWINS",
+        "vicreg": "sslcut.foreign.dialects:VICREG",
+        "transformers-dinov2": "sslcut.foreign.dialects:TRANSFORMERS_DINOV2",
+        "transformers-vit": "sslcut.foreign.dialects:TRANSFORMERS_VIT",
+        "timm": "sslcut.foreign.dialects:TIMM",
+        "torchvision": "sslcut.foreign.dialects:TORCHVISION",
     },
 )
 

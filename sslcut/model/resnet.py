@@ -18,13 +18,17 @@ from sslcut.model.chain import Block, Chain, Named
 
 
 class Stem(Block):
-    """The first convolution: images (B, 3, H, W) → (B, width, H/4, W/4) for `imagenet`, H/2 `small`, H `cifar`."""
+    """The first convolution: images (B, 3, H, W) → (B, width, H/4, W/4) for `imagenet`, H/2 `small`, H `cifar`.
+
+    `cifar-pad2` is solo-learn's: padded by 2, so that its map is H + 2.
+    """
 
     folds = (("conv1", "bn1"),)
 
     def __init__(self, width: int, kind: str) -> None:
         super().__init__(width)
-        self.conv1 = conv(3, width, kernel=7 if kind == "imagenet" else 3, stride=1 if kind == "cifar" else 2)
+        kernel, stride = (7, 2) if kind == "imagenet" else (3, 2 if kind == "small" else 1)
+        self.conv1 = conv(3, width, kernel=kernel, stride=stride, padding=2 if kind == "cifar-pad2" else kernel // 2)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if kind == "imagenet" else nn.Identity()
 
@@ -109,9 +113,10 @@ class Conv(nn.Conv2d):
         return super().forward(input)
 
 
-def conv(inputs: int, outputs: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, *, kernel: int, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
     """A convolution without bias, padded to keep the map's size at stride 1, drawn as torchvision draws it."""
-    layer = Conv(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+    padded = kernel // 2 if padding is None else padding
+    layer = Conv(inputs, outputs, kernel, stride=stride, padding=padded, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 
@@ -135,7 +140,7 @@ def resnet10(
     *,
     last_block: Mapping[str, Any],
     width: Annotated[int, Field(gt=0)] = 64,
-    stem: Literal["imagenet", "cifar", "small"] = "imagenet",
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet",
     zero_init_residual: bool = False,
 ) -> Chain:
     """ResNet-10: one basic block a stage."""
@@ -146,7 +151,7 @@ def resnet18(
     *,
     last_block: Mapping[str, Any],
     width: Annotated[int, Field(gt=0)] = 64,
-    stem: Literal["imagenet", "cifar", "small"] = "imagenet",
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet",
     zero_init_residual: bool = False,
 ) -> Chain:
     """ResNet-18: two basic blocks a stage."""
@@ -157,7 +162,7 @@ def resnet34(
     *,
     last_block: Mapping[str, Any],
     width: Annotated[int, Field(gt=0)] = 64,
-    stem: Literal["imagenet", "cifar", "small"] = "imagenet",
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet",
     zero_init_residual: bool = False,
 ) -> Chain:
     """ResNet-34: 3, 4, 6 and 3 basic blocks."""
@@ -168,7 +173,7 @@ def resnet50(
     *,
     last_block: Mapping[str, Any],
     width: Annotated[int, Field(gt=0)] = 64,
-    stem: Literal["imagenet", "cifar", "small"] = "imagenet",
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet",
     zero_init_residual: bool = False,
 ) -> Chain:
     """ResNet-50: 3, 4, 6 and 3 bottlenecks."""
@@ -179,7 +184,7 @@ def resnet101(
     *,
     last_block: Mapping[str, Any],
     width: Annotated[int, Field(gt=0)] = 64,
-    stem: Literal["imagenet", "cifar", "small"] = "imagenet",
+    stem: Literal["imagenet", "cifar", "cifar-pad2", "small"] = "imagenet",
     zero_init_residual: bool = False,
 ) -> Chain:
     """ResNet-101: 3, 4, 23 and 3 bottlenecks."""

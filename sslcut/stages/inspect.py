@@ -1,6 +1,10 @@
-"""What a checkpoint holds: the layers it can be cut at, their shapes and cost, its history. No torch."""
+"""What a checkpoint holds: the layers it can be cut at, their shapes and cost, its history. No torch.
+
+Of a file of another project, which torch opens: whose it is, and the networks and parts in it.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sslcut import header
@@ -10,6 +14,9 @@ from sslcut.inputs import Given
 
 def run(given: Given) -> Iterator[Event]:
     """Yield the checkpoint's blocks as a table of notes, then its path with everything as numbers."""
+    if header.is_foreign(given.checkpoint):
+        yield from foreign(given.checkpoint)
+        return
     source = header.read_network(given.checkpoint)
     document = source.document
     source.owners  # noqa: B018  raises where a tensor belongs to no block, which a listing must not hide
@@ -19,6 +26,22 @@ def run(given: Given) -> Iterator[Event]:
     for entry in document["history"]:
         yield Note(f"{entry['stage']}: {_options(entry.get('options', {}))}")
     yield Result(str(source.path), describe(source))
+
+
+def foreign(path: Path) -> Iterator[Event]:
+    """Yield whose file it is, its networks and its parts, then its path with the same as numbers."""
+    from sslcut.foreign.contents import groups, read
+
+    contents = read(path)
+    networks = contents.networks()
+    yield Note(f"{contents.dialect.title}'s file, no checkpoint of sslcut's: `sslcut import {path}` makes one of it")
+    for each in networks:
+        place = f"under `{each['prefix']}`" if each["prefix"] else "without a prefix"
+        yield Note(f"{each['branch']}: {each['arch']} {place}, {each['tensors']} tensors")
+    parts = groups(contents.tensors)
+    for part, count in parts.items():
+        yield Note(f"  {part}: {count} tensors")
+    yield Result(str(path), {"dialect": contents.spoken, "networks": networks, "parts": parts})
 
 
 def describe(source: header.Header) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Opening a file of another project: every tensor by its dotted path, and nothing in the file is run.
+
+A pickle is a program. torch reads it with a list of what it may name (tensors and plain containers); `ALLOWED` adds the
+settings and numbers that training scripts leave beside their weights, as stand-ins that only hold what they are given.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from sslcut import header
+from sslcut.errors import InputError
+
+
+class Settings:
+    """Stands for an object of settings: takes whatever its file gives it, and does nothing."""
+
+    def __init__(self, *values: Any, **more: Any) -> None:
+        self.values = values
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+OBJECTS = (
+    "argparse.Namespace", "pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.Path", "typing.Any",
+    "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata", "omegaconf.nodes.AnyNode", "omegaconf.nodes.IntegerNode", "omegaconf.nodes.FloatNode",
+    "omegaconf.nodes.StringNode", "omegaconf.nodes.BooleanNode", "apex.amp.scaler.LossScaler",
+)  # fmt: skip
+MAPPINGS = (
+    "easydict.EasyDict", "addict.addict.Dict", "yacs.config.CfgNode", "fvcore.common.config.CfgNode",
+    "vissl.utils.hydra_config.AttrDict", "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
+)  # fmt: skip
+SCALAR, ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+NUMBERS = {type(np.dtype(code)) for code in "?bhilqBHILQefdgSU"}
+ALLOWED: tuple[Any, ...] = (
+    *((Settings, name) for name in OBJECTS),
+    *((OrderedDict, name) for name in MAPPINGS),
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray, np.dtype, *NUMBERS,
+)  # fmt: skip
+"""What a pickle may name beside tensors and plain containers: stand-ins by name, and numpy's numbers."""
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether the file begins as a file of `torch.save` does; raises InputError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) in header.PICKLED
+    except FileNotFoundError as error:
+        raise InputError(f"no file at {path}", hint="check the path") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a `.pth`, `.pt`, `.ckpt`, `.tar` or `.safetensors` file, by its dotted path, on the CPU.
+
+    Raises InputError (exit 3) for a file that is damaged, or a pickle that names anything which is not allowed; its
+    message lists what.
+    """
+    if not is_pickled(path):
+        header.read(path)  # says clearly what is wrong with a damaged one
+        return load_file(path)
+    try:
+        with safe_globals([*ALLOWED]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # torch and zip readers raise a dozen kinds for a damaged or refused file
+        raise _refused(path, error) from error
+    return dict(_walk(content, ""))
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of the whole file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _walk(content: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield path, content.detach()
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _walk(value, f"{path}.{key}" if path else str(key))
+
+
+def _refused(path: Path, error: Exception) -> InputError:
+    wanted = _forbidden(path, error)
+    if wanted:
+        what = f"{path} is a pickle that wants to run {', '.join(wanted)}: refused, and nothing was run"
+        return InputError(
+            what, hint="where you trust it, save its weights alone: `torch.save(model.state_dict(), FILE)`"
+        )
+    size = path.stat().st_size
+    first = str(error).strip().splitlines()[:1]
+    return InputError(
+        f"{path} cannot be read as a file of torch's: it is damaged, or is truncated ({size} bytes)",
+        hint=f"fetch it again{f'; torch says: {first[0][:120]}' if first else ''}",
+    )
+
+
+def _forbidden(path: Path, error: Exception) -> list[str]:
+    """What a pickle names beyond the allowed; found by reading its instructions, not by following them."""
+    named = set(re.findall(r"GLOBAL ([\w.]+)", str(error)))
+    try:
+        with safe_globals([*ALLOWED]):
+            named |= set(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # not a zip, or a damaged one: the reader's own message is all there is
+        pass
+    return sorted(named)
