@@ -147,10 +147,10 @@ def own(parts: Mapping[str, Sequence[str]], tensors: Iterable[str], where: str) 
 
 def is_foreign(path: Path) -> bool:
     """Whether a file that is there holds tensors and is no checkpoint of sslcut's; raises InputError as `read` does."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(2) in PICKLED or "sslcut" not in read(path).metadata
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(2) in PICKLED:
+            return True
+    return path.is_file() and "sslcut" not in read(path).metadata
 
 
 def read(path: Path | str) -> Header:

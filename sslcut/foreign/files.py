@@ -178,14 +178,17 @@ def _told(contents: Contents, root: Root, taken: Mapping[str, Named], arch: str)
     """How many tensors were read, and what became of the others."""
     used = {origin for named in taken.values() for origin in named.origins}
     rest = [name for name, named in contents.tensors.items() if named.origin not in used]
-    networks = tuple(other.prefix for other in contents.roots if other.prefix and other != root)
-    known = [name for name in rest if contents.ignores(name, root) or name.startswith(networks)]
+    parts = (*contents.dialect.projectors, *contents.dialect.predictors)
+    heads = [_place(contents, other, part) for other in contents.roots for part in parts]
+    others = [*(other.prefix for other in contents.roots if other != root), *(place for place, _ in heads)]
+    elsewhere = tuple(place for place in others if place)
+    known = [name for name in rest if contents.ignores(name, root) or name.startswith(elsewhere)]
     place = f" under `{root.prefix}`" if root.prefix else ""
     told = [f"{contents.dialect.title}'s file: {len(used)} tensors{place} read as {arch}, {len(rest)} ignored"]
     if known:
         told.append(f"ignored on purpose: {_listed(known)}")
     if unknown := [name for name in rest if name not in set(known)]:
-        told.append(f"ignored, of no network that was asked for: {_listed(unknown)}")
+        told.append(f"ignored, and of nothing that sslcut knows: {_listed(unknown)}")
     return tuple(told)
 
 
