@@ -141,6 +141,14 @@ def lightly(cifar: bool) -> Case:
     return Case(tensors, network, head, 32 if cifar else 64)
 
 
+def lightly_dino() -> Case:
+    """In lightly's benchmark of DINO `backbone` is the teacher."""
+    network, head = resnet(), mlp(512, 64, 32, activation=nn.GELU, last_bias=True)
+    teacher = {**under("backbone.", network), **under("projection_head.layers.", head)}
+    student = {**under("student_backbone.", resnet(5)), **under("student_projection_head.layers.", head)}
+    return Case({"state_dict": {**teacher, **student}}, network, head)
+
+
 def dino() -> Case:
     network, head = resnet(), mlp(512, 64, 64, 32, norm=False, activation=nn.GELU)
     last = {"last_layer.weight_g": torch.ones(9, 1), "last_layer.weight_v": torch.ones(9, 32)}

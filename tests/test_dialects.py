@@ -26,6 +26,7 @@ CASES = {
     "solo-learn CIFAR": ("solo-learn", lambda: elsewhere.solo_learn(cifar=True), "student"),
     "lightly": ("lightly", lambda: elsewhere.lightly(cifar=False), None),
     "lightly CIFAR": ("lightly", lambda: elsewhere.lightly(cifar=True), None),
+    "lightly's DINO": ("lightly-dino", elsewhere.lightly_dino, "teacher"),
     "dino": ("dino", elsewhere.dino, "teacher"),
     "vissl": ("vissl", elsewhere.vissl, None),
     "t-ReX": ("trex", lambda: elsewhere.trex(unit_input=True), "student"),

@@ -78,6 +78,12 @@ def test_the_same_import_is_kept_and_another_needs_force(tmp_path):
     assert imported(tmp_path / "net.pth", force=True) == first and os.stat(first).st_mtime_ns != before
 
 
+def test_a_checkpoint_of_sslcuts_own_is_not_imported_again(tmp_path):
+    made = imported(weights(tmp_path / "net.pth"))
+    with pytest.raises(UsageError, match="is a checkpoint of sslcut's already"):
+        imported(made)
+
+
 def test_an_import_into_a_run_directory_is_entered_there(tmp_path):
     (tmp_path / "run.json").write_text('{"format": 1, "stages": []}')
     weights(tmp_path / "net.pth")
@@ -124,16 +130,30 @@ def test_the_settings_and_numbers_that_scripts_leave_are_no_obstacle(tmp_path):
         assert tensors_in(path).keys() == {"model.a"}
 
 
+def test_a_file_that_holds_itself_is_no_way_to_hang(tmp_path):
+    content: dict = {"weight": torch.ones(2)}
+    content["again"] = content
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(InputError, match="cannot be read"):
+        tensors_in(tmp_path / "file.pth")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_hostile_pickle_is_refused_with_what_it_wanted_and_runs_nothing(legacy, tmp_path):
     trap = tmp_path / "sprung"
     content = {"state_dict": elsewhere.resnet().state_dict(), "args": Hostile(trap)}
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=not legacy)
-    done = sslcut("import", "bad.pth", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "wants to run" in done.stderr and "posix.system" in done.stderr
-    assert not trap.exists() and not list(tmp_path.glob("*.safetensors"))
-    assert sslcut("inspect", "bad.pth", cwd=tmp_path).returncode == 3 and not trap.exists()
+    with pytest.raises(InputError, match=r"wants to run posix\.system: refused, and nothing was run"):
+        tensors_in(tmp_path / "bad.pth")
+    assert not trap.exists()
+
+
+def test_a_hostile_pickle_ends_the_command_with_one_message(tmp_path):
+    torch.save({"args": Hostile(tmp_path / "sprung")}, tmp_path / "bad.pth")
+    for command in ("import", "inspect"):
+        done = sslcut(command, "bad.pth", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (3, "") and done.stderr.startswith("error: bad.pth is a pickle that")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth"]
 
 
 @pytest.mark.parametrize("name", ["net.pth", "legacy.pth", "net.safetensors"])

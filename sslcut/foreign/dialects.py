@@ -61,10 +61,7 @@ SIMSIAM = Dialect(
 VISSL = Dialect(
     "VISSL",
     marks=(r"(?:^|\.)(?:trunk\.|_feature_blocks\.)",),
-    projectors=(
-        Part(r"trunk\.(?:_feature_blocks\.)?$", "heads.0.projection_head."),
-        Part(r"trunk\.(?:_feature_blocks\.)?$", "heads.0.clf."),
-    ),
+    projectors=(Part(r"trunk\.(?:_feature_blocks\.)?$", "heads.0.projection_head."),),
     ignored=(r"^classy_state_dict\.", r"^base_model\.", r"(?:^|\.)heads\."),
 )
 

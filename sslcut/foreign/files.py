@@ -146,11 +146,8 @@ def _matched(
         told = f"the nearest that is missing is `{_written(close, taken, root)}`" if close else "was it changed?"
         raise InputError(what, place=str(contents.path), hint=told)
     if missing:
-        close = nearest(missing[0], [name.removeprefix(root.prefix) for name in contents.tensors])
-        hint = f"the nearest name there is `{root.prefix}{close}`" if close else "is the file whole?"
-        raise InputError(
-            f"tensor `{_written(missing[0], taken, root)}` is missing", place=str(contents.path), hint=hint
-        )
+        what = f"tensor `{_written(missing[0], taken, root)}` is missing"
+        raise InputError(what, place=str(contents.path), hint="is the file whole, and of this architecture?")
     return taken
 
 

@@ -76,12 +76,11 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     try:
         with safe_globals([*ALLOWED]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(_walk(torch.load(path, map_location="cpu", weights_only=True), ""))
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # torch and zip readers raise a dozen kinds for a damaged or refused file
         raise _refused(path, error) from error
-    return dict(_walk(content, ""))
 
 
 def sha256(path: Path) -> str:
@@ -102,9 +101,7 @@ def _refused(path: Path, error: Exception) -> InputError:
     wanted = _forbidden(path, error)
     if wanted:
         what = f"{path} is a pickle that wants to run {', '.join(wanted)}: refused, and nothing was run"
-        return InputError(
-            what, hint="where you trust it, save its weights alone: `torch.save(model.state_dict(), FILE)`"
-        )
+        return InputError(what, hint="where you trust it, save `model.state_dict()` alone")
     size = path.stat().st_size
     first = str(error).strip().splitlines()[:1]
     return InputError(

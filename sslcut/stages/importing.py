@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sslcut import header
 from sslcut.errors import InputError, UsageError
 from sslcut.events import Event
 from sslcut.names import is_named
@@ -87,6 +88,8 @@ def check(source: str, options: Options) -> None:
         )
     if not path.stat().st_size:
         raise InputError(f"{path} is empty", hint="fetch it again")
+    if not header.is_foreign(path):
+        raise UsageError(f"{path} is a checkpoint of sslcut's already", hint=f"sslcut inspect {path}")
 
 
 def beside(source: str, branch: str | None) -> Path:
