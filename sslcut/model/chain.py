@@ -4,7 +4,7 @@ A block's tensors are named `prefix + its own state_dict key`, which gives torch
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -19,7 +19,7 @@ Named = tuple[str, str, nn.Module]
 class Block(nn.Module):
     """A module that knows how many channels it gives (`width`), so that what follows can be built to fit."""
 
-    folds: ClassVar[tuple[tuple[str, str], ...]] = ()
+    folds: tuple[tuple[str, str], ...] = ()
     """Pairs of submodules: a convolution (or linear) and the batch norm that alone reads its output."""
 
     def __init__(self, width: int) -> None:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from sslcut.model.chain import Chain
 
+PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm)  # attention written out
 BATCH = 2  # batch norm in training mode refuses one image whose map is a single place
 
 
@@ -78,6 +79,8 @@ class _Counter(TorchFunctionMode):
             self.flops += 2 * out.numel() * args[0].shape[-1]
         elif func is torch.conv2d:
             self.flops += 2 * out.numel() * prod(args[1].shape[1:])
+        elif func in PRODUCTS:
+            self.flops += 2 * out.numel() * args[0].shape[-1]
         elif func is F.scaled_dot_product_attention:
             tokens, width = args[1].shape[-2:]  # keys (…, T, D); once for the scores, once for the sum of the values
             self.flops += 2 * 2 * prod(args[0].shape[:-1]) * tokens * width
