@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sslcut.errors import suggestion
+from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.libraries import check_named
+from sslcut.names import is_named
 from sslcut.registry import Option, Registry
 
 _ANNOTATIONS = {**vars(builtins), "Any": Any, "Annotated": Annotated, "Literal": Literal, "Field": Field}
@@ -110,6 +112,21 @@ class ChosenData(Chosen):
             grouped = [each for each in self.registry if "group" in self.registry.options(each)]
             raise told(f"`data.group` is not for the data set `{name}`", f"with groups: {', '.join(grouped)}")
         return DataChoice(name, options, options.pop("validation"))
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenNetwork(Chosen):
+    """Marks the field of the backbone, which may be a network that a library knows by its name."""
+
+    def _made(self, name: str, options: dict[str, Any]) -> Choice:
+        if is_named(name):
+            try:
+                check_named(name)
+            except UsageError as error:  # that the library is absent is no fault of the recipe's
+                raise told(error.faults[0].what, error.faults[0].hint) from error
+            except InputError:
+                pass
+        return Choice(name, options)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ a recipe is checked before torch is imported.
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,19 +27,22 @@ class Option:
 
 
 class Registry(Mapping[str, str]):
-    """A table of names; the object behind a name is imported by `load` and described without importing it."""
+    """A table of names; the object behind a name is imported by `load` and described without importing it.
+
+    An entry that ends in a colon is a family: every name that begins so is a member.
+    """
 
     def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
         self.kind = kind
         self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> str:
-        if name not in self._entries:
+        if name not in self:
             raise UsageError(f"unknown {self.kind} `{name}`", hint=suggestion(name, self))
-        return self._entries[name]
+        return self._entries.get(name) or self._entries[_family(name)]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or (isinstance(name, str) and _family(name) in self._entries)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -48,9 +51,13 @@ class Registry(Mapping[str, str]):
         return len(self._entries)
 
     def load(self, name: str) -> Any:
-        """The object behind `name`; imports its module. Raises UsageError with the nearest name."""
+        """The object behind `name`; imports its module. Raises UsageError with the nearest name.
+
+        Of a family it is the family's function with the rest of the name as its first argument.
+        """
         module, _, attribute = self[name].partition(":")
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
+        return found if name in self._entries else partial(found, name.partition(":")[2])
 
     def options(self, name: str) -> dict[str, Option]:
         """The member's options by name, read from its source: keyword-only parameters with a default."""
@@ -82,6 +89,10 @@ class Registry(Mapping[str, str]):
         if found is None:
             raise LookupError(f"{module} defines no {attribute}, which the table of {self.kind}s names")
         return found
+
+
+def _family(name: str) -> str:
+    return f"{name.partition(':')[0]}:" if ":" in name else ""
 
 
 @cache
@@ -139,6 +150,9 @@ BACKBONES = Registry(
         "vit_s": "sslcut.model.vit:vit_s",
         "vit_b": "sslcut.model.vit:vit_b",
         "vit_l": "sslcut.model.vit:vit_l",
+        "torchvision:": "sslcut.model.library:torchvision",
+        "timm:": "sslcut.model.library:timm",
+        "hf-hub:": "sslcut.model.library:hf_hub",
     },
 )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from sslcut.choices import Choice, Chosen, ChosenData, DataChoice, OptionsOf, Section, told, wanted
+from sslcut.choices import Choice, Chosen, ChosenData, ChosenNetwork, DataChoice, OptionsOf, Section, told, wanted
 from sslcut.draft import Draft
 from sslcut.registry import (
     AUGMENTATIONS,
@@ -86,7 +86,7 @@ class Prototypes(Section):
 class Model(Section):
     """The network: backbone, then the head's projector and predictor (None or an MLP's options) and its prototypes."""
 
-    backbone: Annotated[Choice, Chosen(BACKBONES)]
+    backbone: Annotated[Choice, ChosenNetwork(BACKBONES)]
     last_block: LastBlock = LastBlock()
     projector: Mlp | None = None
     predictor: Mlp | None = None

@@ -171,7 +171,7 @@ def vit_ti(
 ) -> Chain:
     """ViT-Ti: 192 wide, 3 heads (arXiv 2012.12877). `size` is what its positions are made for."""
     shape = Shape(192, heads, patch, size, registers, layer_scale, qkv_bias, norm_eps, positions)
-    return _vit(shape, last_block, depth, pool)
+    return of_shape(shape, last_block, depth, pool)
 
 
 def vit_s(
@@ -190,7 +190,7 @@ def vit_s(
 ) -> Chain:
     """ViT-S: 384 wide, 6 heads (arXiv 2012.12877). `size` is what its positions are made for."""
     shape = Shape(384, heads, patch, size, registers, layer_scale, qkv_bias, norm_eps, positions)
-    return _vit(shape, last_block, depth, pool)
+    return of_shape(shape, last_block, depth, pool)
 
 
 def vit_b(
@@ -209,7 +209,7 @@ def vit_b(
 ) -> Chain:
     """ViT-B: 768 wide, 12 heads. `size` is what its positions are made for."""
     shape = Shape(768, heads, patch, size, registers, layer_scale, qkv_bias, norm_eps, positions)
-    return _vit(shape, last_block, depth, pool)
+    return of_shape(shape, last_block, depth, pool)
 
 
 def vit_l(
@@ -228,10 +228,11 @@ def vit_l(
 ) -> Chain:
     """ViT-L: 1024 wide, 16 heads, 24 blocks. `size` is what its positions are made for."""
     shape = Shape(1024, heads, patch, size, registers, layer_scale, qkv_bias, norm_eps, positions)
-    return _vit(shape, last_block, depth, pool)
+    return of_shape(shape, last_block, depth, pool)
 
 
-def _vit(shape: Shape, last_block: Mapping[str, Any], depth: int, pool: str) -> Chain:
+def of_shape(shape: Shape, last_block: Mapping[str, Any], depth: int, pool: str) -> Chain:
+    """A transformer of these measures with `depth` blocks, read by `pool`: `cls` or `mean`."""
     for key, stock in (("width", None), ("shortcut", "auto")):
         if last_block.get(key, stock) != stock:
             what = f"`last_block.{key}: {last_block[key]}` changes a ResNet's last block; a ViT has none like it"

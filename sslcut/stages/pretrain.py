@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method, enough
 from sslcut.methods.labels import uses_labels
-from sslcut.model.build import blueprint, build
+from sslcut.model.build import blueprint, build, settled
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
+from sslcut.model.published import about
 from sslcut.names import READOUTS, part_of
 from sslcut.options import Options
 from sslcut.provenance import versions
@@ -158,6 +159,7 @@ class _Training:
         opened = yield from open_data(document["data"], document["seed"])
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
+        opened = as_published(opened, document["model"]["backbone"])
         method, labels = make_method(document, opened)
         need_space(self.directory.path, method)
         history = yield from start_from(method.chain, document["from"])
@@ -175,7 +177,10 @@ class _Training:
             self.directory.path / FILE,
             chain,
             {
-                "model": {**model_document(document, class_count(document["method"], opened.train)), **method.added},
+                "model": {
+                    **settled(model_document(document, class_count(document["method"], opened.train))),
+                    **method.added,
+                },
                 "readout": READOUTS[len(costs(chain, input.size)[-1].spatial)][0],
                 "input": input.document(),
                 "recipe": self.recipe.stored(),
@@ -293,6 +298,14 @@ def model_document(document: Mapping[str, Any], classes: int | None) -> dict[str
     return {**document["model"], "classifier": classes if needs else None}
 
 
+def as_published(opened: Opened, backbone: Mapping[str, Any]) -> Opened:
+    """The data, normalised as a pretrained backbone was when its library trained it."""
+    if not backbone.get("pretrained"):
+        return opened
+    told = about(backbone["name"])
+    return replace(opened, mean=told.mean, std=told.std)
+
+
 def input_of(document: Mapping[str, Any], opened: Opened) -> Input:
     """What the network will expect: the global crops' size, and the training images' statistics."""
     size = document["views"]["crops"][0]["size"] or opened.dataset.train.size
@@ -308,16 +321,22 @@ def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[di
         return []
     given = checkpoint.load(path).chain
     own, theirs = chain.tensors(), given.tensors()
-    head = {name for name in theirs if part_of(name) != "backbone"}
+    head, own_head = head_of(given), head_of(chain)
     if all(name in own and own[name].shape == theirs[name].shape for name in head):
         kept = theirs
-        fresh = {name for name in own if part_of(name) != "backbone"} - head
+        fresh = own_head - head
     else:
         kept = {name: tensor for name, tensor in theirs.items() if name not in head}
-        fresh = {name for name in own if part_of(name) != "backbone"}
+        fresh = own_head
     chain.load_tensors({**kept, **{name: own[name].detach().clone() for name in fresh}}, path)
     yield Note(f"starting from {path}" + (f", {len(fresh)} tensors of the head drawn anew" if fresh else ""))
     return list(header.read(path).document["history"])
+
+
+def head_of(chain: Chain) -> set[str]:
+    """The names of the tensors of a chain's head: a library's classifier has names of its own."""
+    blocks = (item for item in chain.items() if part_of(item[0]) != "backbone")
+    return {prefix + key for _, prefix, block in blocks for key in block.state_dict()}
 
 
 def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precision) -> loop.Plan:

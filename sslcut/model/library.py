@@ -1,0 +1,165 @@
+"""Networks that torchvision and timm know by name, as chains with the library's own modules and tensor names.
+
+torchvision's stock ResNets and its ViTs are sslcut's own, whose tensors have the same names: their last block can be
+resized, and their positions fitted to other images.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from sslcut.errors import UsageError
+from sslcut.libraries import check_named
+from sslcut.model import resnet, vit
+from sslcut.model.borrowed import chain_of
+from sslcut.model.chain import Chain
+from sslcut.model.heads import Classifier
+from sslcut.model.published import about, fetched, side, tagged, unfetched
+
+STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+def torchvision(
+    network: str,
+    *,
+    last_block: Mapping[str, Any],
+    pretrained: bool = False,
+    classes: Annotated[int, Field(ge=0)] = 0,
+) -> Chain:
+    """A network of torchvision's for classification, such as `torchvision:convnext_tiny`.
+
+    A dot and the name of weights may follow. `classes` keeps a classifier of so many.
+    """
+    name = f"torchvision:{network}"
+    check_named(name)
+    plain = network.partition(".")[0]
+    if plain in STOCK:
+        chain: Chain = getattr(resnet, plain)(last_block=last_block)
+        chain = _classified(chain, "fc.", classes)
+    else:
+        _stock(name, last_block)
+        size = about(name).size
+        fitted = {"image_size": size} if plain.startswith("vit_") else {}
+        made = _skeleton(
+            lambda: import_module("torchvision.models").get_model(plain, weights=None, **fitted, **_of_classes(classes))
+        )
+        chain = _transformer(made, classes) if fitted else _without(chain_of(made, size, _last(made), name), classes)
+    return _filled(chain, name, {}) if pretrained else chain
+
+
+def timm(
+    network: str,
+    *,
+    last_block: Mapping[str, Any],
+    pretrained: bool = False,
+    classes: Annotated[int, Field(ge=0)] = 0,
+    arguments: dict[str, Any] | None = None,
+) -> Chain:
+    """A network of timm's, such as `timm:convnext_atto`; `arguments` are those of `timm.create_model`.
+
+    A dot and the tag of weights may follow. `classes` keeps a classifier of so many.
+    """
+    name = f"timm:{network}"
+    check_named(name)
+    _stock(name, last_block)
+    options = {**(arguments or {}), **_of_classes(classes)}
+    told = tagged(network).to_dict()
+    made = _skeleton(lambda: _created(network, options))
+    size = side(options.get("img_size") or told["input_size"])
+    heads = cast(Any, made).get_classifier()
+    heads = [head for head in (heads if isinstance(heads, tuple) else [heads]) if not isinstance(head, nn.Identity)]
+    chain = _without(chain_of(made, size, heads, name), classes)
+    return _filled(chain, name, arguments or {}) if pretrained else chain
+
+
+def hf_hub(
+    network: str,
+    *,
+    last_block: Mapping[str, Any],
+    pretrained: bool = False,
+    classes: Annotated[int, Field(ge=0)] = 0,
+) -> Chain:
+    """A network of timm's that a hub holds, such as `hf-hub:timm/resnet18.a1_in1k`."""
+    name = f"hf-hub:{network}"
+    options = unfetched({"name": name, "classes": classes})
+    chain = timm(options.pop("name").partition(":")[2], last_block=last_block, **options)
+    return _filled(chain, name, {}) if pretrained else chain
+
+
+def _filled(chain: Chain, name: str, arguments: Mapping[str, Any]) -> Chain:
+    """The chain with the library's weights; on the meta device, where shapes alone are wanted, as it is."""
+    if torch.get_default_device().type != "meta":
+        found = fetched(name, arguments).state_dict()
+        chain.load_tensors({key: found[key] for key in chain.tensors() if key in found}, name)
+    return chain
+
+
+def _skeleton(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `make` makes, on the meta device where that is the default.
+
+    Numbers that no file holds (a table of offsets, say) are real there too.
+    """
+    if torch.get_default_device().type != "meta":
+        return make()
+    try:
+        network = make()
+    except (NotImplementedError, RuntimeError):  # it computes with tensors while it is made
+        network = None
+    if network is not None and not any(module._non_persistent_buffers_set for module in network.modules()):
+        return network
+    with torch.device("cpu"):
+        network = make()
+    for module in network.modules():
+        for key, parameter in module._parameters.items():
+            module._parameters[key] = None if parameter is None else nn.Parameter(parameter.to("meta"))
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                module._buffers[key] = buffer.to("meta")
+    return network
+
+
+def _transformer(network: nn.Module, classes: int) -> Chain:
+    """Our own transformer with the measures of one of torchvision's."""
+    its = cast(Any, network)
+    heads, depth = its.encoder.layers[0].num_heads, len(its.encoder.layers)
+    shape = vit.Shape(its.hidden_dim, heads, its.patch_size, its.image_size, 0, None, True, 1e-6, "antialias")
+    return _classified(vit.of_shape(shape, {}, depth, "cls"), "heads.head.", classes)
+
+
+def _classified(chain: Chain, prefix: str, classes: int) -> Chain:
+    return chain.followed_by([("classifier", prefix, Classifier(chain.width, classes))] if classes else [])
+
+
+def _without(chain: Chain, classes: int) -> Chain:
+    """The chain, less a classifier that nobody asked for."""
+    return chain if classes else chain.cut(chain.backbone)
+
+
+def _of_classes(classes: int) -> dict[str, int]:
+    return {"num_classes": classes} if classes else {}
+
+
+def _last(network: nn.Module) -> list[nn.Module]:
+    """The last linear layer, which in torchvision's networks holds the class weights."""
+    found: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    return found[-1:]
+
+
+def _stock(name: str, last_block: Mapping[str, Any]) -> None:
+    for key, stock in (("width", None), ("shortcut", "auto")):
+        if last_block.get(key, stock) != stock:
+            what = f"`last_block.{key}: {last_block[key]}` changes a ResNet's last block; `{name}` has none like it"
+            raise UsageError(what, hint="leave `last_block` out, or take a ResNet")
+
+
+def _created(network: str, options: Mapping[str, Any]) -> nn.Module:
+    try:
+        return import_module("timm").create_model(network, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        told = ", ".join(f"{key}: {value}" for key, value in options.items())
+        what = f"timm makes no `{network}` with {told} ({error})"
+        raise UsageError(what, hint="`arguments` are those of `timm.create_model`") from error
