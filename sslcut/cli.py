@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sslcut.errors import UsageError
-from sslcut.events import Event, Note
-from sslcut.inputs import UNCUT, find_checkpoint, from_stdin
+from sslcut.events import Event, Note, Result
+from sslcut.inputs import UNCUT, Given, find_checkpoint, from_stdin
+from sslcut.libraries import check_named
+from sslcut.names import is_named
 from sslcut.options import Options
 from sslcut.screen import Screen, ending
 
@@ -146,7 +148,12 @@ def probe(
 
     Example: sslcut probe runs/default/pretrain.safetensors --set 'probe.readouts=[avg, grid2]'
     """
-    given = find_checkpoint(_fed(source), _run_directory(recipe, sets))
+    source = _fed(source)
+    if source is not None and is_named(source):
+        chosen = _one_run(_recipe(recipe, sets, data, seed), "probe")
+        options = Options(out, device, threads, force, dry_run)
+        return _brought(source, _run_directory(recipe, sets), chosen, options)
+    given = find_checkpoint(source, _run_directory(recipe, sets))
     from sslcut import header
     from sslcut.recipe import rooted
 
@@ -225,7 +232,11 @@ def inspect(
         return draw.run(chosen, out or Path("views.png"))
     from sslcut.stages import inspect as stage
 
-    given = find_checkpoint(_fed(source), _run_directory(recipe))
+    source = _fed(source)
+    if source is not None and is_named(source):
+        check_named(source)
+        return stage.named(source)
+    given = find_checkpoint(source, _run_directory(recipe))
     return _noted(given.note, stage.run(given))
 
 
@@ -359,6 +370,20 @@ def _fed(source: str | None) -> str | None:
 
 def _tell(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _brought(name: str, directory: Path, chosen: "Recipe", options: Options) -> Iterator[Event]:
+    """Import a named model into the run directory, unless it is there, and probe it."""
+    from sslcut.stages import importing
+
+    brought = importing.Options(directory=directory, dry_run=options.dry_run)
+    importing.check(name, brought)
+    file = importing.named_file(name, directory)
+    yield from (event for event in importing.run(name, brought) if not isinstance(event, Result))
+    if file.exists():
+        from sslcut.stages import probe as stage
+
+        yield from stage.run(Given(file), chosen, options)
 
 
 def _noted(note: str, events: Iterator[Event]) -> Iterator[Event]:

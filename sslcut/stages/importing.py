@@ -9,6 +9,7 @@ from pathlib import Path
 from sslcut import header
 from sslcut.errors import InputError, UsageError
 from sslcut.events import Event
+from sslcut.libraries import check_named
 from sslcut.names import is_named
 from sslcut.registry import BACKBONES
 from sslcut.rundir import RunDir
@@ -54,12 +55,11 @@ def run(source: str, options: Options) -> Iterator[Event]:
     from sslcut.foreign.saving import save
 
     if is_named(source):
-        from sslcut.foreign.named import fetch
+        from sslcut.foreign.named import bring
 
-        stem = re.sub(r"[^\w.-]+", "-", source)
-        target = options.out or options.directory / f"{stem}.safetensors"
+        target = options.out or named_file(source, options.directory)
         run = None if options.out else RunDir(options.directory)
-        yield from save(fetch(source), target, run=run, force=options.force, dry_run=options.dry_run)
+        yield from bring(source, target, run=run, force=options.force, dry_run=options.dry_run)
         return
     from sslcut.foreign.files import Wish, convert
 
@@ -67,6 +67,12 @@ def run(source: str, options: Options) -> Iterator[Event]:
     imported = convert(Path(source), Wish(options.arch, options.branch, fed.size, fed.mean, fed.std))
     target = options.out or beside(source, options.branch)
     yield from save(imported, target, force=options.force, dry_run=options.dry_run)
+
+
+def named_file(name: str, directory: Path) -> Path:
+    """Where a named model goes: `timm:resnet18` is `timm-resnet18.safetensors` in the run directory."""
+    stem = re.sub(r"[^\w.-]+", "-", name)
+    return directory / f"{stem}.safetensors"
 
 
 def check(source: str, options: Options) -> None:
@@ -79,6 +85,7 @@ def check(source: str, options: Options) -> None:
         if options.arch or options.branch or options.fed != Fed():
             what = f"--arch, --branch, --size, --mean and --std are for files; {source} says it itself"
             raise UsageError(what, hint="leave them out")
+        check_named(source)
         return
     path = Path(source)
     if not path.is_file():

@@ -44,6 +44,17 @@ def foreign(path: Path) -> Iterator[Event]:
     yield Result(str(path), {"dialect": contents.spoken, "networks": networks, "parts": parts})
 
 
+def named(name: str) -> Iterator[Event]:
+    """Yield the blocks of a network that a library knows by its name, without its weights; then the name itself."""
+    from sslcut.foreign.named import outline
+
+    document = outline(name)
+    for line in table(document):
+        yield Note(line)
+    yield Note(f"read-out {document['readout']}, input {document['input']['size']} px, without weights")
+    yield Result(name, document)
+
+
 def describe(source: header.Header) -> dict[str, Any]:
     """Everything that the header says, for `--json`."""
     document = source.document

@@ -49,7 +49,7 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     if any(probe["name"] == "transfer" for probe in recipe.dump()["probe"]["probes"]):
         optuna_itself()  # before the images are read
     source = header.read_network(given.checkpoint)
-    layers = asked_layers(recipe.dump()["probe"]["layers"], source.names)
+    layers = asked_layers(recipe.dump()["probe"]["layers"], source.names, imported=is_imported(source))
     key = recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
     target = options.out or source.path.with_name(file_name(source, recipe))
     refuse_name(target)
@@ -79,10 +79,16 @@ def step_of(results: dict[str, Any], target: Path, seconds: float) -> Step:
     return Step("probe", target.name, key, key, [results["checkpoint"]["identity"]], seconds, now())
 
 
-def asked_layers(asked: str | Sequence[str], names: Sequence[str]) -> list[str]:
+def is_imported(source: Header) -> bool:
+    """Whether the network came from elsewhere, with a classifier that its authors trained."""
+    history = source.document["history"]
+    return bool(history) and history[0].get("stage") == "import"
+
+
+def asked_layers(asked: str | Sequence[str], names: Sequence[str], *, imported: bool = False) -> list[str]:
     """The blocks to measure, in the network's order, the reference among them; UsageError for one it does not have."""
     if asked == "all":
-        return measured(names)
+        return [*measured(names), *(name for name in names if imported and name == "classifier")]
     wanted = {resolve(name, names) for name in asked} | {backbone_end(names)}
     return [name for name in names if name in wanted]
 
