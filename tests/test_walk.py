@@ -58,6 +58,11 @@ def test_containers_give_way_to_their_blocks_and_blocks_stay_whole():
     assert found == ["conv1", "bn1", "relu", "layer1.0", "layer1.1", "avgpool", "fc"]
 
 
+def test_a_network_can_be_watched_in_a_callers_inference_mode():
+    with torch.inference_mode():
+        assert [call.path for call in watch(Small(), 16).inner] == [call.path for call in watch(Small(), 16).inner]
+
+
 def test_watching_changes_nothing():
     network = Small().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

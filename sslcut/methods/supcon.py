@@ -11,20 +11,21 @@ from sslcut.model.chain import Chain
 class SupCon(Method):
     """The loss L_out over the labels of `task`, the first class task where null.
 
-    The loss is scaled by `temperature` over `base_temperature`, as in the authors' code. An image without a label has
-    its own other views for partners.
+    The loss is scaled by `temperature` over `base_temperature`, as in the authors' code; their 0.1 leaves a small
+    network at the loss of equal outputs for longer than a short training lasts. An image without a label has its own
+    other views for partners.
     """
 
     uses_labels = True
     min_views = 1
     defaults = {
-        "model": {"projector": {"widths": [256, 128], "norm": "none"}},
-        "views": {"policy": "simclr", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
+        "model": {"projector": {"widths": [256, 128]}},
+        "views": {"policy": {"name": "moco_v2", "blur": 0.0}, "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
         "train": {"optimizer": {"name": "adamw", "lr": 0.002}},
     }
 
     def __init__(
-        self, chain: Chain, *, temperature: float = 0.1, base_temperature: float = 0.07, task: str | None = None
+        self, chain: Chain, *, temperature: float = 0.3, base_temperature: float = 0.07, task: str | None = None
     ) -> None:
         super().__init__(chain)
         self.temperature, self.base_temperature, self.task = temperature, base_temperature, task

@@ -92,10 +92,12 @@ def watch(network: nn.Module, size: int) -> Call:
             module.register_forward_pre_hook(lambda m, a, k, path=path: begin(path, m, a, k), with_kwargs=True)
         )
         watches.append(module.register_forward_hook(lambda _, __, output: end(output)))
-    shapes = {name: tensor.to("meta") for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     training = network.training
     try:
-        with torch.no_grad(), torch.device("meta"):
+        # in a caller's inference mode tensors count no versions
+        with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
+            named = [*network.named_parameters(), *network.named_buffers()]
+            shapes = {name: tensor.to("meta") for name, tensor in named}
             functional_call(network.eval(), shapes, (torch.empty(BATCH, 3, size, size),))
     finally:
         network.train(training)
