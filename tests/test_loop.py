@@ -146,6 +146,15 @@ def test_a_run_resumed_at_any_step_ends_as_the_uninterrupted_one_to_the_bit(name
     ]
 
 
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in METHODS), ("supervised", {"mixup": 0.4})])
+def test_every_method_resumes_to_the_bit(name, options):
+    plan, kept = replace(PLAN, state_every_seconds=0.0), Kept()
+    whole, resumed = (test_methods.method_of(name, seed=seed, **options) for seed in (0, 1))
+    list(run(whole, plan, save=kept))
+    list(run(resumed, plan, state=kept.states[3]))
+    assert same(weights(whole), weights(resumed))
+
+
 @pytest.mark.parametrize(("received", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_saves_the_state_and_the_same_command_goes_on_to_the_same_end(received, raised):
     plan, kept = replace(PLAN, epochs=4), Kept()

@@ -267,6 +267,14 @@ def test_trexs_memory_drops_what_does_not_fit_before_its_end():
     assert int(method.bank.at) == 3
 
 
+def test_trexs_projector_is_drawn_as_published_and_its_teacher_begins_as_a_copy():
+    method = method_of("trex", width=400)
+    layer = method.chain.block("projector").linear
+    assert 0.8 * 0.02 < float(layer.weight.detach().std()) < 1.1 * 0.02
+    assert layer.bias is not None and not layer.bias.any()
+    assert torch.equal(method.teacher.chain.block("projector").linear.weight, layer.weight)
+
+
 def test_trex_without_a_memory_learns_its_class_weights():
     method = method_of("trex", memory_size=0)
     method.loss(normal(1, 4, 5).float(), labels_of(4)).backward()

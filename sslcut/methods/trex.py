@@ -14,6 +14,7 @@ from sslcut.model.chain import Chain
 from sslcut.model.heads import prototypes
 from sslcut.model.queue import Queue
 from sslcut.model.teacher import Teacher
+from sslcut.names import part_of
 
 
 class TReX(Method):
@@ -54,6 +55,7 @@ class TReX(Method):
         super().__init__(chain)
         if "prototypes" in chain.names:
             raise UsageError("t-ReX makes its own prototypes", hint="leave `model.prototypes` out")
+        draw_head(chain)
         self.classes, self.memory_size, self.temperature = classes, memory_size, temperature
         self.momentum, self.task = momentum, task
         if memory_size:
@@ -116,3 +118,13 @@ class TReX(Method):
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         if self.memory_size:
             self.bank.add(z[-1], labels)
+
+
+def draw_head(chain: Chain) -> None:
+    """Draw the projector's weights as the authors do: a normal of deviation 0.02 cut off at ±2, and biases of 0."""
+    for name, _, block in chain.items():
+        for layer in block.modules() if part_of(name) == "projector" else ():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
