@@ -9,6 +9,7 @@ from sslcut import answers
 from sslcut.errors import SslcutError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.inputs import UNCUT, Given, read_results
+from sslcut.methods.making import model_document
 from sslcut.model.build import blueprint
 from sslcut.names import resolve
 from sslcut.options import Options
@@ -96,7 +97,7 @@ def _stage(
 def check_places(recipe: Recipe) -> None:
     """Raise UsageError for a layer or final norm that the network will not have, before it is trained."""
     document = recipe.dump()
-    chain = blueprint(pretrain.model_document(document, 2))
+    chain = blueprint(model_document(document, 2))
     probe.asked_layers(document["probe"]["layers"], chain.names)
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:

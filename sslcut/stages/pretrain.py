@@ -13,16 +13,16 @@ from torch import Tensor
 
 from sslcut import checkpoint, header
 from sslcut.atomic import write_text
-from sslcut.data.images import Images, Task, describe
-from sslcut.data.opening import Opened, class_task, learnt, open_data, view_maker
+from sslcut.data.images import Images, describe
+from sslcut.data.opening import Opened, open_data, view_maker
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
 from sslcut.errors import AbsentError, MachineError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
-from sslcut.methods.base import Method, enough
-from sslcut.methods.labels import uses_labels
-from sslcut.model.build import blueprint, build, settled
+from sslcut.methods.base import Method
+from sslcut.methods.making import check_fit, class_count, labels_for, make_method, model_document, uses_labels
+from sslcut.model.build import blueprint, settled
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
@@ -31,7 +31,6 @@ from sslcut.names import READOUTS, part_of
 from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
-from sslcut.registry import METHODS
 from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
 from sslcut.training.estimate import memory
@@ -70,17 +69,6 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
             directory.record(step)
         forget_state(directory)  # only now is the network itself safe
     yield Result(str(target), {"identity": step.identity, **step.facts})
-
-
-def check_fit(document: Mapping[str, Any]) -> None:
-    """Raise UsageError, before any work, where a method lacks a part of its head or has too few views to compare."""
-    name = document["method"]["name"]
-    enough(
-        f"`{name}`", sum(crop["count"] for crop in document["views"]["crops"]), METHODS.literal(name, "min_views", 2)
-    )
-    for part in METHODS.literal(name, "needs", ()):
-        if not document["model"].get(part):
-            raise UsageError(f"the method `{name}` needs a `model.{part}`", hint="leave it to the method's defaults")
 
 
 def forget_state(directory: RunDir) -> None:
@@ -260,42 +248,6 @@ def need_space(folder: Path, method: Method) -> None:
             f"{folder} has {free / 1e6:,.1f} MB free, checkpoint and state to resume from take {needed / 1e6:,.1f}",
             hint="free some space, or write elsewhere with --out",
         )
-
-
-def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:
-    """The method on a network with weights drawn from the recipe's seed, and its labels (N,) where it uses them.
-
-    Raises InputError where a method that learns from labels would see what the probe later tests on.
-    """
-    options = dict(document["method"])
-    kind = METHODS.load(options.pop("name"))
-    torch.manual_seed(document["seed"])
-    chain = build(model_document(document, class_count(document["method"], opened.train)))
-    if kind.needs_classes:
-        options["classes"] = len(task_of(document["method"], opened.train).classes)
-    method: Method = kind(chain, **options)
-    return method, labels_for(document["method"], opened) if method.uses_labels else None
-
-
-def labels_for(method: Mapping[str, Any], opened: Opened) -> Tensor:
-    """The labels (N,) that a method which uses labels learns from; raises InputError as `learnt` does."""
-    return learnt(opened, method.get("task"), f"`{method['name']}`").values
-
-
-def task_of(method: Mapping[str, Any], images: Images) -> Task:
-    """The class task that a method learns: its option `task`, else the first one. Raises InputError."""
-    return class_task(images, method.get("task"), f"method `{method['name']}`")
-
-
-def class_count(method: Mapping[str, Any], images: Images) -> int | None:
-    """How many classes the network's classifier needs; None where the method has none."""
-    return len(task_of(method, images).classes) if METHODS.literal(method["name"], "needs_classifier", False) else None
-
-
-def model_document(document: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
-    """The recipe's `model` with the classifier that the method asks for: what `build` takes and a checkpoint stores."""
-    needs = METHODS.literal(document["method"]["name"], "needs_classifier", False)
-    return {**document["model"], "classifier": classes if needs else None}
 
 
 def as_published(opened: Opened, backbone: Mapping[str, Any]) -> Opened:

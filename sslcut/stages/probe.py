@@ -21,7 +21,7 @@ from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
-from sslcut.methods.labels import uses_labels
+from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.layer import Fold, Layer

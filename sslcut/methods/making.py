@@ -1,0 +1,66 @@
+"""From a recipe to a method on its network, with the labels that it learns from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslcut.data.images import Images, Task
+from sslcut.data.opening import Opened, class_task, learnt
+from sslcut.errors import UsageError
+from sslcut.methods.base import Method, enough
+from sslcut.model.build import build
+from sslcut.registry import METHODS
+
+
+def check_fit(document: Mapping[str, Any]) -> None:
+    """Raise UsageError, before any work, where a method lacks a part of its head or has too few views to compare."""
+    name = document["method"]["name"]
+    enough(
+        f"`{name}`", sum(crop["count"] for crop in document["views"]["crops"]), METHODS.literal(name, "min_views", 2)
+    )
+    for part in METHODS.literal(name, "needs", ()):
+        if not document["model"].get(part):
+            raise UsageError(f"the method `{name}` needs a `model.{part}`", hint="leave it to the method's defaults")
+
+
+def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:
+    """The method on a network with weights drawn from the recipe's seed, and its labels (N,) where it uses them.
+
+    Raises InputError where a method that learns from labels would see what the probe later tests on.
+    """
+    options = dict(document["method"])
+    kind = METHODS.load(options.pop("name"))
+    torch.manual_seed(document["seed"])
+    chain = build(model_document(document, class_count(document["method"], opened.train)))
+    if kind.needs_classes:
+        options["classes"] = len(task_of(document["method"], opened.train).classes)
+    method: Method = kind(chain, **options)
+    return method, labels_for(document["method"], opened) if method.uses_labels else None
+
+
+def uses_labels(method: Mapping[str, Any]) -> bool:
+    """Whether the method that a recipe's `method` section describes is given labels."""
+    return METHODS.literal(method["name"], "uses_labels", False) or method.get("negatives") == "mask_same_label"
+
+
+def labels_for(method: Mapping[str, Any], opened: Opened) -> Tensor:
+    """The labels (N,) that a method which uses labels learns from; raises InputError as `learnt` does."""
+    return learnt(opened, method.get("task"), f"`{method['name']}`").values
+
+
+def task_of(method: Mapping[str, Any], images: Images) -> Task:
+    """The class task that a method learns: its option `task`, else the first one. Raises InputError."""
+    return class_task(images, method.get("task"), f"method `{method['name']}`")
+
+
+def class_count(method: Mapping[str, Any], images: Images) -> int | None:
+    """How many classes the network's classifier needs; None where the method has none."""
+    return len(task_of(method, images).classes) if METHODS.literal(method["name"], "needs_classifier", False) else None
+
+
+def model_document(document: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
+    """The recipe's `model` with the classifier that the method asks for: what `build` takes and a checkpoint stores."""
+    needs = METHODS.literal(document["method"]["name"], "needs_classifier", False)
+    return {**document["model"], "classifier": classes if needs else None}
