@@ -7,11 +7,13 @@ from torch.nn import functional as F
 
 from sslcut.data.views import Views
 from sslcut.errors import UsageError
+from sslcut.methods.making import check_fit
 from sslcut.methods.moco_v2 import MoCoV2
 from sslcut.methods.simclr import nt_xent
 from sslcut.methods.supervised import Supervised
 from sslcut.methods.vicreg import VICReg, overlap, spread
 from sslcut.model.build import build
+from sslcut.recipe import load
 from sslcut.registry import METHODS
 from sslcut.training.world import Precision, loss_of
 
@@ -247,3 +249,28 @@ def test_label_smoothing_spreads_its_share_of_the_target():
 
 def test_a_batch_without_any_label_costs_nothing():
     assert float(Supervised(nn.Identity()).loss(normal(1, 3, CLASSES), torch.full((3,), -1))) == 0.0
+
+
+# What is checked before any work
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["method=dino", "model.prototypes=null"], "the method `dino` needs a `model.prototypes`"),
+        (["method=byol", "model.predictor=null"], "the method `byol` needs a `model.predictor`"),
+        (
+            ["method=byol", "model.projector.widths=[16, 8]"],
+            "compares the predictor's 128 numbers with the projector's 8",
+        ),
+        (["method=simclr", "views.crops=[{count: 1, size: 32, scale: [0.2, 1.0]}]"], "compares 2 views"),
+    ],
+)
+def test_a_head_or_views_that_a_method_cannot_use_are_refused_at_once(sets, said):
+    with pytest.raises(UsageError, match=said):
+        check_fit(load("default", sets).dump())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_own_defaults_fit_it(name):
+    check_fit(load("default", [f"method={name}"]).dump())

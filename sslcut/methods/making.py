@@ -15,14 +15,20 @@ from sslcut.registry import METHODS
 
 
 def check_fit(document: Mapping[str, Any]) -> None:
-    """Raise UsageError, before any work, where a method lacks a part of its head or has too few views to compare."""
-    name = document["method"]["name"]
-    enough(
-        f"`{name}`", sum(crop["count"] for crop in document["views"]["crops"]), METHODS.literal(name, "min_views", 2)
-    )
-    for part in METHODS.literal(name, "needs", ()):
-        if not document["model"].get(part):
+    """Raise UsageError, before any work, where a method has too few views to compare or a head that it cannot use."""
+    name, model = document["method"]["name"], document["model"]
+    views = sum(crop["count"] for crop in document["views"]["crops"])
+    enough(f"`{name}`", views, METHODS.literal(name, "min_views", 2))
+    needs = METHODS.literal(name, "needs", ())
+    for part in needs:
+        if not (given := model.get(part)) or given.get("widths") == []:
             raise UsageError(f"the method `{name}` needs a `model.{part}`", hint="leave it to the method's defaults")
+    if "predictor" in needs and model["predictor"]["widths"][-1] != model["projector"]["widths"][-1]:
+        aim, widths = model["projector"]["widths"][-1], model["predictor"]["widths"]
+        raise UsageError(
+            f"`{name}` compares the predictor's {widths[-1]} numbers with the projector's {aim}",
+            hint=f"model.predictor.widths: {[*widths[:-1], aim]}",
+        )
 
 
 def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:
