@@ -99,6 +99,9 @@ def load(path: Path | str) -> Network:
                 hint="the file is damaged; make it again, or restore it from a copy",
             )
     try:
+        backbone = document["model"]["backbone"]
+        if backbone["name"].startswith("hf-hub:") or backbone.get("pretrained"):
+            raise InputError("it names a network that would have to be fetched")
         chain = blueprint(document["model"]).keep(names)
         given = document["input"]
         input = Input(given["size"], tuple(given["mean"]), tuple(given["std"]))

@@ -36,13 +36,20 @@ class Draft:
 
         Without a cell, axes of the sweep that the command line fixes are left out of it.
         """
-        told = (*self.texts, *(cell or ()), *self.fixed)
+        told = _one_sweep((*self.texts, *(cell or ()), *self.fixed), len(self.fixed))
         method = stack((DEFAULTS, *told)).get(("method", "name"))
         text = _sized(stack((DEFAULTS, _of_method(method), *told)))
         if cell is not None:
             return text.without(("sweep",))
         axes = _still_open(text.get(("sweep",)), stack((Marked({}), *self.fixed)).data)
         return Marked({**text.data, "sweep": axes}, text.places, text.problems)
+
+
+def _one_sweep(layers: Sequence[Marked], fixed: int) -> list[Marked]:
+    """The layers, in which a sweep of the last `fixed` ones is the only one: it takes the place of a recipe's."""
+    first = len(layers) - fixed
+    last = max((index for index in range(first, len(layers)) if "sweep" in layers[index].data), default=0)
+    return [layer.without(("sweep",)) if index < last else layer for index, layer in enumerate(layers)]
 
 
 def setting(text: str) -> Marked:

@@ -135,9 +135,8 @@ def own(parts: Mapping[str, Sequence[str]], tensors: Iterable[str], where: str) 
     prefixes = [(part, name) for name, mine in parts.items() for part in mine if part.endswith(".")]
     owners: dict[str, list[str]] = {name: [] for name in parts}
     for tensor in sorted(tensors):
-        claims = {name for part, name in prefixes if tensor.startswith(part)}
-        if tensor in exact:
-            claims.add(exact[tensor])
+        # a full name comes first: a library's `classifier.0.weight` may be of another block than our `classifier.`
+        claims = {exact[tensor]} if tensor in exact else {name for part, name in prefixes if tensor.startswith(part)}
         if len(claims) != 1:
             found = f"two blocks: {', '.join(sorted(claims))}" if claims else "no block of the chain"
             raise InputError(f"{where}: tensor `{tensor}` belongs to {found}", hint=_REMAKE)

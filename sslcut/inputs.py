@@ -56,7 +56,8 @@ def _given(path: Path, stages: Sequence[str]) -> Given:
         results = read_results(path)
         return Given(_checkpoint_of(path, results), results=path)
     if not path.exists():
-        raise InputError(f"no checkpoint at {path}", hint="`sslcut pretrain` makes one")
+        named = "a network by name begins with torchvision:, timm: or hf-hub:" if ":" in str(path) else ""
+        raise InputError(f"no checkpoint at {path}", hint=named or "`sslcut pretrain` makes one")
     return Given(path)
 
 

@@ -16,9 +16,10 @@ TRANSFORMER = {"backbone": {"name": "vit_ti", "patch": 8, "size": 32, "depth": 4
 
 
 def saved(path: Path, model: dict[str, Any], at: str = "backbone", readout: str = "vector", size: int = 32) -> Path:
-    """A checkpoint of this network, cut at a block, its statistics of batch norm drawn too."""
+    """A checkpoint of this network, cut at a block (or of `these,blocks`), its statistics of batch norm drawn too."""
     torch.manual_seed(0)
-    chain = build(model).cut(at).eval()
+    whole = build(model)
+    chain = (whole.keep(at.split(",")) if "," in at else whole.cut(at)).eval()
     for name, tensor in chain.tensors().items():
         if tensor.is_floating_point() and tensor.ndim < 2:
             drawn = torch.rand(tensor.shape)  # of norms and biases, which else start as 0 or 1

@@ -1,6 +1,7 @@
 """Exports: the library's own network, given the file, computes what `sslcut.load` computes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torchvision import models
 from sslcut import checkpoint
 from sslcut.errors import InputError, MachineError, UsageError
 from sslcut.events import Result
+from sslcut.foreign.files import Wish, convert
 from sslcut.inputs import Given
+from sslcut.model.network import Network
 from sslcut.stages import export as stage
 
 WITH_TIMM = [
@@ -28,6 +31,7 @@ WITH_TIMM = [
     (TRANSFORMER, "blocks.2", "cls"),
     (TRANSFORMER, "norm", "mean"),
     (TRANSFORMER, "blocks.3", "mean"),
+    (TRANSFORMER, "stem,blocks.0,blocks.1,norm", "mean"),
 ]
 
 
@@ -102,6 +106,15 @@ def test_timm_makes_the_network_from_the_folder_and_computes_what_was_exported(t
     peer = timm.create_model(f"local-dir:{exported(path, 'timm')}", pretrained=True)
     assert close(run(peer), features(path))
     assert peer.num_classes == 0 and peer.pretrained_cfg["mean"] == pytest.approx((0.4, 0.5, 0.6))
+
+
+def test_a_folder_of_timms_comes_back_as_the_network_that_it_was(tmp_path):
+    backbone = {**TRANSFORMER["backbone"], "heads": 6, "pool": "mean"}
+    path = saved(tmp_path / "a.safetensors", {"backbone": backbone})
+    back = convert(Path(exported(path, "timm")) / "model.safetensors", Wish())
+    assert (back.model["backbone"]["heads"], back.model["backbone"]["pool"]) == (6, "mean")
+    with torch.inference_mode():
+        assert close(Network(back.chain, back.readout, back.input)(images()), features(path))
 
 
 def test_a_transformer_read_at_another_size_interpolates_its_positions_in_timm_too(tmp_path):

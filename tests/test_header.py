@@ -118,3 +118,9 @@ def test_reading_and_cutting_a_file_imports_no_torch():
         "import sys, sslcut.header, sslcut.stages.guillotine, sslcut.stages.inspect; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tensors_full_name_comes_before_anothers_prefix():
+    parts = {"pool": ["classifier.0.weight"], "classifier": ["classifier."]}
+    owners = own(parts, ["classifier.0.weight", "classifier.weight"], "here")
+    assert owners == {"pool": ["classifier.0.weight"], "classifier": ["classifier.weight"]}

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import elsewhere
 import numpy as np
@@ -146,6 +147,35 @@ def test_a_hostile_pickle_is_refused_with_what_it_wanted_and_runs_nothing(legacy
     with pytest.raises(InputError, match=r"wants to run posix\.system: refused, and nothing was run"):
         tensors_in(tmp_path / "bad.pth")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_bare_hostile_pickle_is_refused_by_what_it_names(protocol, tmp_path):
+    trap = tmp_path / "sprung"
+    code = "import pickle, sys; from test_import import Hostile; path, trap, protocol = sys.argv[1:]; "
+    code += "pickle.dump(Hostile(trap), open(path, 'wb'), int(protocol))"
+    command = [sys.executable, "-c", code, tmp_path / "bad.pth", trap, str(protocol)]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True)
+    with pytest.raises(InputError, match=r"wants to run posix\.system: refused, and nothing was run"):
+        tensors_in(tmp_path / "bad.pth")
+    assert not trap.exists()
+
+
+def test_a_tensor_that_is_not_finite_is_named(tmp_path):
+    tensors = elsewhere.resnet().state_dict()
+    tensors["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(tensors, tmp_path / "net.pth")
+    with pytest.raises(InputError, match=r"tensor `layer1\.0\.conv1\.weight` holds numbers that are not finite"):
+        convert(tmp_path / "net.pth", Wish())
+
+
+@pytest.mark.parametrize("spoil", [lambda t: t[0, 0, 0, 0], lambda t: t.to_sparse(), lambda t: t.to("meta")])
+def test_a_tensor_of_another_kind_is_an_error_of_the_file(spoil, tmp_path):
+    tensors = elsewhere.resnet().state_dict()
+    tensors["conv1.weight"] = spoil(tensors["conv1.weight"])
+    torch.save(tensors, tmp_path / "net.pth")
+    with pytest.raises(InputError):
+        convert(tmp_path / "net.pth", Wish())
 
 
 def test_a_hostile_pickle_ends_the_command_with_one_message(tmp_path):

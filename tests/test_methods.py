@@ -251,6 +251,16 @@ def test_a_batch_without_any_label_costs_nothing():
     assert float(Supervised(nn.Identity()).loss(normal(1, 3, CLASSES), torch.full((3,), -1))) == 0.0
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if hasattr(method_of(name), "teacher")])
+def test_a_teacher_begins_again_with_the_weights_and_statistics_that_its_network_was_given(name):
+    method, other = method_of(name), method_of(name, seed=1)
+    other.chain.train()(normal(4, 3, 16, 16).float())  # moves the running statistics
+    method.chain.load_tensors({key: tensor.detach() for key, tensor in other.chain.tensors().items()}, "other")
+    method.teacher.begin(method.chain)
+    own = method.chain.state_dict()
+    assert all(torch.equal(tensor, own[key]) for key, tensor in method.teacher.chain.state_dict().items())
+
+
 # What is checked before any work
 
 

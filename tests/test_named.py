@@ -328,3 +328,11 @@ def test_a_checkpoints_model_has_nothing_left_to_fetch():
 def test_no_head_follows_a_classifier():
     with pytest.raises(UsageError, match="nothing can follow"):
         blueprint({"backbone": {"name": "torchvision:resnet18", "classes": 10}, "projector": {"widths": [8]}})
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "features_only"])
+def test_a_checkpoint_cannot_make_timm_read_or_fetch_anything(argument):
+    pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    backbone = {"name": "timm:test_vit2", "arguments": {argument: "evil.pth"}}
+    with pytest.raises(UsageError, match=f"is not to be told `{argument}`"):
+        blueprint({"backbone": backbone})

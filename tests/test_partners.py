@@ -4,6 +4,8 @@ from cli import sslcut, tiny
 
 from sslcut.data.partners import Partners
 from sslcut.data.views import Crop, ViewMaker
+from sslcut.methods.making import views_of
+from sslcut.recipe import load
 
 LABELS = torch.tensor([2, 0, 1, 0, -1, 0, 2, -1, 3, 0])
 PLAIN = {"policy": "none", "options": {}, "strength": 1.0, "exact": True, "seed": 0, "mean": [0] * 3, "std": [1] * 3}
@@ -46,11 +48,32 @@ def test_every_second_view_shows_the_partner():
         assert (255 * crop[:, :, 0, 0, 0]).round().tolist() == [[150, 0], [50, 100]]
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol", "{name: moco_v2, negatives: mask_same_label, queue: 64}"])
+MASKED = "{name: moco_v2, negatives: mask_same_label, queue: 64, task: background}"
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol", MASKED])
 def test_any_method_trains_on_positives_of_the_same_label(tmp_path, method):
     chosen = ["--set", f"method={method}", "--set", "views.positives=label", "--set", "views.task=background"]
     chosen = [*tiny(), *(["--set", "model.predictor.widths=[16, 8]"] if method == "byol" else []), *chosen]
     done = sslcut("pretrain", *chosen, "--out", "a", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "labels: `background`" in done.stderr
     wrong = sslcut("pretrain", *chosen[:-1], "views.task=backgrounds", "--out", "b", cwd=tmp_path)
-    assert wrong.returncode == 3 and "`views.positives: label` needs a task with classes" in wrong.stderr
+    if "moco" in method:
+        assert wrong.returncode == 2 and "pairs other images than `moco_v2` learns" in wrong.stderr
+    else:
+        assert wrong.returncode == 3 and "`views.positives: label` needs a task with classes" in wrong.stderr
+
+
+def test_positives_share_the_label_that_the_method_learns():
+    chosen = ["views.positives=label", "method={name: supcon, task: background}"]
+    assert views_of(load("default", chosen).dump())["task"] == "background"
+    assert views_of(load("default", ["views.positives=label", "views.task=shape"]).dump())["task"] == "shape"
+
+
+def test_a_picture_of_the_views_shows_the_partner(tmp_path):
+    for positives in ("instance", "label"):
+        sets = [f"views.positives={positives}", "views.policy=none"]
+        done = sslcut("inspect", "--data", "-r", "default", *tiny(*sets), "-o", f"{positives}.png", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "instance.png").read_bytes() != (tmp_path / "label.png").read_bytes()

@@ -14,6 +14,12 @@ def names(sweep, *sets):
     return [cell.name for cell in swept(sweep, *sets)]
 
 
+def test_a_sweep_on_the_command_line_takes_the_place_of_the_recipes(tmp_path):
+    (tmp_path / "s.yaml").write_text("extends: default\nsweep: {seed: [0, 1, 2], views.strength: [0.5, 1.0]}\n")
+    chosen = load(str(tmp_path / "s.yaml"), ["sweep={seed: [7]}"])
+    assert [cell.name for cell in cells(chosen)] == ["seed=7"]
+
+
 def test_a_recipe_without_a_sweep_has_no_cells():
     assert cells(load()) == []
     assert swept("null") == []

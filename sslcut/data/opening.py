@@ -123,6 +123,11 @@ def learnt(opened: Opened, task: str | None, who: str) -> Task:
 
 def class_task(images: Images, task: str | None, who: str) -> Task:
     """The class task of that name, or the first where that is None. Raises InputError where there is none."""
+    return images.tasks[class_task_name(images, task, who)]
+
+
+def class_task_name(images: Images, task: str | None, who: str) -> str:
+    """The name of the task that `class_task` gives; raises as it does."""
     classes = {name: each for name, each in images.tasks.items() if each.kind == "class"}
     name = task or next(iter(classes), "")
     if name not in classes:
@@ -131,7 +136,7 @@ def class_task(images: Images, task: str | None, who: str) -> Task:
             f"{who} needs labels, and the data has none",
             hint=suggestion(name, classes, "class tasks") or "one folder a class gives labels",
         )  # fmt: skip
-    return classes[name]
+    return name
 
 
 class Joined(Images):

@@ -27,7 +27,11 @@ def recognised(family: str, tensors: Mapping[str, Tensor], dialect: Dialect, whe
     Options that the tensors do not show are the dialect's, else the defaults. Raises InputError, placed at `where`,
     for an architecture that sslcut has not.
     """
-    seen = (_resnet if family == "resnet" else _vit)(tensors, dialect, where)
+    try:
+        seen = (_resnet if family == "resnet" else _vit)(tensors, dialect, where)
+    except (IndexError, ZeroDivisionError, ValueError) as error:
+        what = f"its tensors have the names of a {family}, and shapes that none has ({error})"
+        raise InputError(what, place=where, hint="fetch it again") from error
     name = seen["name"]
     known = BACKBONES.options(name)
     keys = [family, *(["registers"] if seen.get("registers") else []), name]
@@ -69,8 +73,8 @@ def _vit(tensors: Mapping[str, Tensor], dialect: Dialect, where: str) -> dict[st
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
-    """How many numbered blocks there are: one more than the highest number."""
-    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+    """How many numbered blocks there are; where a number is left out, the last one's tensors are left over."""
+    return len({found[1] for name in names if (found := re.match(pattern, name))})
 
 
 def _first(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor | None:

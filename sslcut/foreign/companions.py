@@ -19,6 +19,8 @@ class Companions:
 
 NONE = Companions()
 
+POOLS = {"token": "cls", "avg": "mean"}  # timm's words, and ours
+
 
 def beside(path: Path) -> Companions:
     """What the files beside `path` say; nothing where there are none, or none that can be read."""
@@ -27,6 +29,11 @@ def beside(path: Path) -> Companions:
     read = tuple(name for name, found in (("config.json", network), ("preprocessor_config.json", processor)) if found)
     named = {"num_attention_heads": "heads", "layer_norm_eps": "norm_eps"}
     options = {option: network[key] for key, option in named.items() if isinstance(network.get(key), int | float)}
+    told = network.get("model_args") or {}  # timm's
+    if isinstance(told.get("num_heads"), int):
+        options["heads"] = told["num_heads"]
+    if (pool := POOLS.get(str(told.get("global_pool", network.get("global_pool"))))) is not None:
+        options["pool"] = pool
     size = _side(processor.get("crop_size")) or _side(processor.get("size")) or _side(trained.get("input_size"))
     input = {
         "size": size,

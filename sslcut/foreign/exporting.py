@@ -108,8 +108,9 @@ def stock_fits(checkpoint: Checkpoint, library: str, said: Sequence[str]) -> Non
     """
     options = {key: value for key, value in checkpoint.model["backbone"].items() if key != "name"}
     stock = {key: value for key, value in options.items() if key in said}
-    chain = blueprint({"backbone": {"name": checkpoint.backbone, **stock}}).cut(checkpoint.layer)
-    held = checkpoint.network.chain.cut(checkpoint.layer)
+    whole, held = blueprint({"backbone": {"name": checkpoint.backbone, **stock}}), checkpoint.network.chain
+    held = held.cut(checkpoint.layer)
+    chain = whole.keep([name for name in whole.names if name in held.names])  # a kept norm leaves a hole before it
     _same_tensors(held, chain, f"{library}'s {checkpoint.backbone}", str(checkpoint.header.path))
     for key, option in BACKBONES.options(checkpoint.backbone).items():
         if key not in said and key in options and options[key] != option.default and key not in _IN_TENSORS:
@@ -139,7 +140,8 @@ def told_apart(checkpoint: Checkpoint, library: str) -> tuple[str, ...]:
     """The note that says which blocks are left out, where any are."""
     if not checkpoint.left_out:
         return ()
-    return (f"{', '.join(checkpoint.left_out)} are left out: {library} has no place for a head",)
+    read = f"it gives what `{checkpoint.layer}` gives, `sslcut.load` what `{checkpoint.left_out[-1]}` gives"
+    return (f"{', '.join(checkpoint.left_out)} are left out, {library} has no place for a head: {read}",)
 
 
 def library_of(backbone: str) -> str:

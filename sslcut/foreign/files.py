@@ -75,6 +75,11 @@ def convert(path: Path, wish: Wish) -> Imported:
     for name in chain.tensors():
         if name.endswith(COUNTER):
             taken.setdefault(name, Named(torch.tensor(0), ()))
+    for name, named in taken.items():
+        if named.tensor.is_floating_point() and not bool(named.tensor.isfinite().all()):
+            raise InputError(
+                f"tensor `{name}` holds numbers that are not finite", place=str(path), hint="fetch it again"
+            )
     chain.load_tensors({name: named.tensor for name, named in taken.items()}, str(path))
     input = _input(backbone, contents, beside, wish)
     both = len(contents.roots) > 1

@@ -5,13 +5,14 @@ settings and numbers that training scripts leave beside their weights, as stand-
 """
 
 import hashlib
+import pickletools
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -42,16 +43,17 @@ MAPPINGS = (
     "vissl.utils.hydra_config.AttrDict", "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
 )  # fmt: skip
-SCALAR, ARRAY = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
-NUMBERS = {type(np.dtype(code)) for code in "?bhilqBHILQefdgSU"}
-ALLOWED: tuple[Any, ...] = (
-    *((Settings, name) for name in OBJECTS),
-    *((OrderedDict, name) for name in MAPPINGS),
-    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    np.ndarray, np.dtype, *NUMBERS,
+NUMPY = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "numpy.ndarray", "numpy.dtype",
 )  # fmt: skip
-"""What a pickle may name beside tensors and plain containers: stand-ins by name, and numpy's numbers."""
+ALLOWED: tuple[tuple[Any, str], ...] = (
+    *((Settings, name) for name in (*OBJECTS, *NUMPY)),
+    *((OrderedDict, name) for name in MAPPINGS),
+)  # fmt: skip
+"""What a pickle may name beside tensors and plain containers: stand-ins by name, for numpy's numbers too."""
+
+DENSE = "save `model.state_dict()` of a network with plain tensors"
 
 
 def is_pickled(path: Path) -> bool:
@@ -75,12 +77,17 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         header.read(path)  # says clearly what is wrong with a damaged one
         return load_file(path)
     try:
-        with safe_globals([*ALLOWED]):
-            return dict(_walk(torch.load(path, map_location="cpu", weights_only=True), ""))
+        with safe_globals([*ALLOWED]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols that torch does not write
+            found = dict(_walk(torch.load(path, map_location="cpu", weights_only=True), ""))
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # torch and zip readers raise a dozen kinds for a damaged or refused file
         raise _refused(path, error) from error
+    for name, tensor in found.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(f"tensor `{name}` is without numbers, sparse or quantised", place=str(path), hint=DENSE)
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -116,6 +123,24 @@ def _forbidden(path: Path, error: Exception) -> list[str]:
     try:
         with safe_globals([*ALLOWED]):
             named |= set(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # not a zip, or a damaged one: the reader's own message is all there is
+    except Exception:  # not a zip, or a damaged one
         pass
-    return sorted(named)
+    return sorted(named) or _instructed(path)
+
+
+def _instructed(path: Path) -> list[str]:
+    """What a bare pickle's instructions name, torch's own and plain containers aside."""
+    allowed = {name for _, name in ALLOWED}
+    named, texts = set(), ["", ""]
+    try:
+        with open(path, "rb") as file:
+            for instruction, value, _ in pickletools.genops(file):
+                if instruction.name == "GLOBAL":
+                    named.add(str(value).replace(" ", "."))
+                elif instruction.name == "STACK_GLOBAL":
+                    named.add(".".join(texts))
+                elif isinstance(value, str):
+                    texts = [texts[1], value]
+    except ValueError:
+        pass  # it ends in the middle, or is no pickle
+    return sorted(name for name in named - allowed if not name.startswith(("torch.", "collections.")))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslcut.data.images import Images, Task
-from sslcut.data.opening import Opened, class_task, learnt
+from sslcut.data.opening import Opened, class_task, class_task_name, learnt
 from sslcut.errors import UsageError
 from sslcut.methods.base import Method, enough
 from sslcut.model.build import build
@@ -19,6 +19,10 @@ def check_fit(document: Mapping[str, Any]) -> None:
     name, model = document["method"]["name"], document["model"]
     views = sum(crop["count"] for crop in document["views"]["crops"])
     enough(f"`{name}`", views, METHODS.literal(name, "min_views", 2))
+    shown = document["views"]["task"] if document["views"]["positives"] == "label" else None
+    if shown is not None and uses_labels(document["method"]) and shown != document["method"].get("task"):
+        what = f"`views.task: {shown}` pairs other images than `{name}` learns the labels of"
+        raise UsageError(what, hint=f"write `method.task: {shown}` too, or leave `views.task` out")
     needs = METHODS.literal(name, "needs", ())
     for part in needs:
         if not (given := model.get(part)) or given.get("widths") == []:
@@ -49,6 +53,22 @@ def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Te
 def uses_labels(method: Mapping[str, Any]) -> bool:
     """Whether the method that a recipe's `method` section describes is given labels."""
     return METHODS.literal(method["name"], "uses_labels", False) or method.get("negatives") == "mask_same_label"
+
+
+def views_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's `views`, whose positives share the label that the method learns where they name none."""
+    return {**document["views"], "task": document["views"]["task"] or document["method"].get("task")}
+
+
+def labels_told(document: Mapping[str, Any], opened: Opened) -> str:
+    """Which labels a training reads, as one would say it; empty where it reads none."""
+    method, asked = document["method"], []
+    if uses_labels(method):
+        asked.append((method.get("task"), f"`{method['name']}`"))
+    if document["views"]["positives"] == "label":
+        asked.append((views_of(document)["task"], "`views.positives: label`"))
+    names = dict.fromkeys(class_task_name(opened.train, task, who) for task, who in asked)
+    return f"labels: {', '.join(f'`{name}`' for name in names)}" if names else ""
 
 
 def labels_for(method: Mapping[str, Any], opened: Opened) -> Tensor:

@@ -22,6 +22,12 @@ from sslcut.model.published import about, fetched, side, tagged, unfetched
 
 STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")
 
+REFUSED = {
+    "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only",
+    "num_classes",
+}  # fmt: skip
+"""Arguments of timm's that fetch, read a file or make another kind of network, which no file and no hub may give."""
+
 
 def torchvision(
     network: str,
@@ -67,6 +73,8 @@ def timm(
     check_named(name)
     _stock(name, last_block)
     options = {**(arguments or {}), **_of_classes(classes)}
+    if refused := REFUSED & set(arguments or {}):
+        raise UsageError(f"{name} is not to be told `{min(refused)}`", hint="leave it out of `arguments`")
     told = tagged(network).to_dict()
     made = _skeleton(lambda: _created(network, options))
     size = side(options.get("img_size") or told["input_size"])

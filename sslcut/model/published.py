@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
@@ -121,7 +121,7 @@ def _of_hub(network: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
 def _fetching(name: str) -> Iterator[None]:
     """Silence around a library's download, and one fault for all that can go wrong in it."""
     try:
-        with redirect_stderr(StringIO()):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # stdout is the result's alone
             yield
     except (OSError, RuntimeError, ValueError) as error:
         reason = re.sub(r"\s+", " ", str(error)).strip(" <>") or type(error).__name__

@@ -19,6 +19,11 @@ class Teacher(nn.Module):
         super().__init__()
         self.chain = copy.deepcopy(chain).requires_grad_(False)
 
+    def begin(self, chain: Chain) -> None:
+        """Become a copy of `chain` again, which has been given other weights: parameters and statistics."""
+        theirs = chain.state_dict()
+        self.chain.load_state_dict({name: theirs[name] for name in self.chain.state_dict()})
+
     @torch.no_grad()
     def follow(self, chain: Chain, momentum: float) -> None:
         """Move every parameter to momentum · own + (1 − momentum) · that of `chain` by the same name."""

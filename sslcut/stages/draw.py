@@ -9,6 +9,7 @@ from sslcut.atomic import replacing
 from sslcut.data.images import Task, describe
 from sslcut.data.opening import open_data, view_maker
 from sslcut.events import Event, Note, Result, Warn
+from sslcut.methods.making import views_of
 from sslcut.recipe import Recipe
 from sslcut.render.sheet import contact_sheet
 
@@ -24,10 +25,11 @@ def run(recipe: Recipe, out: Path) -> Iterator[Event]:
     images = opened.train
     shown = min(IMAGES, len(images))
     indices = torch.arange(shown) * len(images) // shown  # a folder's first images would all be of its first class
-    pixels = images.read(indices)
-    views = view_maker(document["views"], opened, document["seed"])(pixels, indices, 0)
+    maker = view_maker(views_of(document), opened, document["seed"])
+    pixels = images.read(maker.shown(indices, 0))
+    views = maker(pixels, indices, 0)
     captions = [_caption(images.tasks, row) for row in indices.tolist()]
-    sheet = contact_sheet(pixels, views, opened.mean, opened.std, captions)
+    sheet = contact_sheet(pixels[:shown], views, opened.mean, opened.std, captions)
     with replacing(out) as file:
         sheet.save(file, format="PNG")
     yield Result(str(out), {"images": len(indices), "views": sum(len(crop) for crop in views.crops)})

@@ -90,9 +90,9 @@ def check(source: str, options: Options) -> None:
     path = Path(source)
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"no file at {path}"
-        raise InputError(
-            what, hint="name a .pth, .pt, .ckpt, .tar or .safetensors file, or timm:NAME, torchvision:NAME"
-        )
+        inside = sorted(path.glob("*.safetensors"))[:1]
+        hint = "name a .pth, .pt, .ckpt, .tar or .safetensors file, or timm:NAME, torchvision:NAME"
+        raise InputError(what, hint=f"name the file in it: {inside[0]}" if inside else hint)
     if not path.stat().st_size:
         raise InputError(f"{path} is empty", hint="fetch it again")
     if not header.is_foreign(path):

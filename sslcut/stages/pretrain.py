@@ -21,12 +21,22 @@ from sslcut.errors import AbsentError, MachineError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method
-from sslcut.methods.making import check_fit, class_count, labels_for, make_method, model_document, uses_labels
+from sslcut.methods.making import (
+    check_fit,
+    class_count,
+    labels_for,
+    labels_told,
+    make_method,
+    model_document,
+    uses_labels,
+    views_of,
+)
 from sslcut.model.build import blueprint, settled
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
 from sslcut.model.published import about
+from sslcut.model.teacher import Teacher
 from sslcut.names import READOUTS, part_of
 from sslcut.options import Options
 from sslcut.provenance import versions
@@ -110,12 +120,16 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     else:
         if uses_labels(document["method"]):
             labels_for(document["method"], opened)
-        view_maker(document["views"], opened, document["seed"])
+        view_maker(views_of(document), opened, document["seed"])
         size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
         images = len(opened.train)
         yield Plan(f"data: {describe(opened.dataset)}")
     model = model_document(document, classes)
-    blocks = costs(blueprint(model), size)
+    try:
+        blocks = costs(blueprint(model), size)
+    except AbsentError as absent:
+        yield Warn(f"the network is not here: {absent}")
+        return
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
     yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
@@ -150,10 +164,15 @@ class _Training:
         opened = as_published(opened, document["model"]["backbone"])
         method, labels = make_method(document, opened)
         need_space(self.directory.path, method)
+        if told := labels_told(document, opened):
+            yield Note(told)
         history = yield from start_from(method.chain, document["from"])
-        views = view_maker(document["views"], opened, document["seed"])
+        for each in method.modules():
+            if isinstance(each, Teacher):
+                each.begin(method.chain)
+        views = view_maker(views_of(document), opened, document["seed"])
         if views.partners is not None and views.partners.alone:
-            yield Warn(f"{views.partners.alone:,} images are the only ones with their label and have no partner")
+            yield Warn(f"{views.partners.alone:,} images have no partner: no label, or the only one with it")
         precision = self.precision(method.to(self.device), opened.train, labels, views)
         self.directory.remember(precision=asdict(precision), threads=self.threads)
         write_text(self.directory.path / "recipe.yaml", self.recipe.text())
@@ -272,6 +291,8 @@ def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[di
     if path is None:
         return []
     given = checkpoint.load(path).chain
+    if "prototypes" not in chain.names:  # t-ReX writes its class means behind the head that it trains
+        given = given.keep([name for name in given.names if name != "prototypes"])
     own, theirs = chain.tensors(), given.tensors()
     head, own_head = head_of(given), head_of(chain)
     if all(name in own and own[name].shape == theirs[name].shape for name in head):

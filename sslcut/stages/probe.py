@@ -81,8 +81,8 @@ def step_of(results: dict[str, Any], target: Path, seconds: float) -> Step:
 
 def is_imported(source: Header) -> bool:
     """Whether the network came from elsewhere, with a classifier that its authors trained."""
-    history = source.document["history"]
-    return bool(history) and history[0].get("stage") == "import"
+    stages = {entry.get("stage") for entry in source.document["history"]}
+    return "import" in stages and "pretrain" not in stages
 
 
 def asked_layers(asked: str | Sequence[str], names: Sequence[str], *, imported: bool = False) -> list[str]:
@@ -284,7 +284,7 @@ class _Probing:
         if method.get("name") in METHODS and uses_labels(method):
             found.append(method.get("task") or first)
         if views.get("positives") == "label":
-            found.append(views.get("task") or first)
+            found.append(views.get("task") or method.get("task") or first)
         return found if on_own_data(self.source, self.recipe) else []
 
     def division_seed(self) -> int:
