@@ -18,6 +18,7 @@ from sslcut.model.build import blueprint, build, settled
 from sslcut.model.chain import Chain
 from sslcut.model.fold import folded
 from sslcut.recipe import load as load_recipe
+from sslcut.stages import pretrain
 
 slow = pytest.mark.slow
 IMAGENET = {"size": 64, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -28,7 +29,8 @@ TORCHVISION = [
     pytest.param("vgg11_bn", marks=slow), pytest.param("efficientnet_v2_s", marks=slow),
 ]  # fmt: skip
 TIMM = [
-    ("resnet18", {}, 64), ("convnext_atto", {}, 64), ("efficientnet_lite0", {}, 64), ("mobilenetv3_small_050", {}, 64),
+    ("resnet18", {}, 64), ("convnext_atto", {}, 64), ("efficientnet_lite0", {}, 64),
+    pytest.param("mobilenetv3_small_050", {}, 64, marks=slow),
     ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64}, 64),
     ("vit_small_patch14_reg4_dinov2", {"depth": 2, "img_size": 56}, 56),
     pytest.param("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (2, 2, 2, 2)}, 64, marks=slow),
@@ -336,3 +338,9 @@ def test_a_checkpoint_cannot_make_timm_read_or_fetch_anything(argument):
     backbone = {"name": "timm:test_vit2", "arguments": {argument: "evil.pth"}}
     with pytest.raises(UsageError, match=f"is not to be told `{argument}`"):
         blueprint({"backbone": backbone})
+
+
+def test_a_plan_tells_that_pretrained_weights_are_still_to_be_fetched():
+    sets = ["model.backbone={name: torchvision:resnet18, pretrained: true}", "data.train=64", "data.test=32"]
+    said = [event.line() for event in pretrain.plan(load_recipe("default", sets), torch.device("cpu"))]
+    assert any("the weights of torchvision:resnet18 are fetched by its library" in line for line in said)

@@ -51,10 +51,10 @@ def test_every_second_view_shows_the_partner():
 MASKED = "{name: moco_v2, negatives: mask_same_label, queue: 64, task: background}"
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol", MASKED])
+@pytest.mark.parametrize("method", ["simclr", MASKED])
 def test_any_method_trains_on_positives_of_the_same_label(tmp_path, method):
     chosen = ["--set", f"method={method}", "--set", "views.positives=label", "--set", "views.task=background"]
-    chosen = [*tiny(), *(["--set", "model.predictor.widths=[16, 8]"] if method == "byol" else []), *chosen]
+    chosen = [*tiny(), *chosen]
     done = sslcut("pretrain", *chosen, "--out", "a", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "labels: `background`" in done.stderr

@@ -33,7 +33,10 @@ def started(folder: Path) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+)
 def test_an_ended_training_goes_on_to_the_same_bits(tmp_path, uninterrupted, sent, code):
     process = started(tmp_path)
     os.kill(process.pid, sent)

@@ -125,6 +125,8 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
         images = len(opened.train)
         yield Plan(f"data: {describe(opened.dataset)}")
     model = model_document(document, classes)
+    if model["backbone"].get("pretrained"):
+        yield Warn(f"the weights of {model['backbone']['name']} are fetched by its library when the training starts")
     try:
         blocks = costs(blueprint(model), size)
     except AbsentError as absent:
