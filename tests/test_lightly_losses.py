@@ -8,30 +8,30 @@ from torch.nn import functional as F
 loss = pytest.importorskip("lightly.loss", reason="the extra `bench` is not installed")
 
 
-def compare(name, z, theirs, **options):
+def assert_agrees(name, z, theirs, **options):
     torch.testing.assert_close(method_of(name, **options).loss(z, None), theirs.squeeze(), rtol=1e-5, atol=1e-6)
 
 
 def test_nt_xent():
     z = normal(2, 16, 8).float()
-    compare("simclr", z, loss.NTXentLoss(temperature=0.2)(*z))
+    assert_agrees("simclr", z, loss.NTXentLoss(temperature=0.2)(*z))
 
 
 def test_vicreg():
     z = normal(2, 16, 8).float()
-    compare("vicreg", z, loss.VICRegLoss()(*z))
+    assert_agrees("vicreg", z, loss.VICRegLoss()(*z))
 
 
 def test_barlow_twins():
     z = normal(2, 16, 8).float()
-    compare("barlow_twins", z, loss.BarlowTwinsLoss(lambda_param=0.0051)(*z))
+    assert_agrees("barlow_twins", z, loss.BarlowTwinsLoss(lambda_param=0.0051)(*z))
 
 
 def test_simsiam_and_byol_are_its_negative_cosine():
     z, cosine = normal(4, 16, 8).float(), loss.NegativeCosineSimilarity()
     both = cosine(z[0], z[3]) + cosine(z[1], z[2])
-    compare("simsiam", z, both / 2)
-    compare("byol", z, 4 + 2 * both)
+    assert_agrees("simsiam", z, both / 2)
+    assert_agrees("byol", z, 4 + 2 * both)
 
 
 @torch.no_grad()

@@ -78,14 +78,6 @@ class Method(nn.Module, ABC):
         z = chain.run(h, after=chain.backbone, upto=upto)  # (V·B, D)
         return z.reshape(sum(len(crop) for crop in crops), -1, z.shape[-1])
 
-    def with_targets(self, views: Views, teacher: Chain) -> Tensor:
-        """The network's outputs for every view, then the teacher's for the global ones: (V + n_global, B, D)."""
-        self.check(views)
-        own = self.outputs(self.chain, views.crops)
-        with torch.no_grad():
-            aims = self.outputs(teacher, views.crops[:1])
-        return torch.cat([own, aims])
-
     def backbone(self, chain: Chain, crops: Sequence[Tensor]) -> list[Tensor]:
         """A chain's backbone for each group of crops, its views one after another, (V_i·B, H)."""
         by_size: dict[torch.Size, list[int]] = defaultdict(list)

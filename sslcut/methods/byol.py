@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sslcut.data.views import Views
-from sslcut.methods.base import Method, crossed
+from sslcut.methods.base import crossed
+from sslcut.methods.predicting import Predicting
 from sslcut.model.chain import Chain
-from sslcut.model.teacher import Teacher, rising
 
 
-class BYOL(Method):
+class BYOL(Predicting):
     """The predictor's output for one view agrees with the teacher's projection of the other.
 
     `momentum` is the teacher's, which rises to 1; the paper's 0.996 is for a thousand epochs.
@@ -25,17 +24,7 @@ class BYOL(Method):
     }
 
     def __init__(self, chain: Chain, *, momentum: float = 0.99) -> None:
-        super().__init__(chain)
-        self.momentum = momentum
-        self.teacher = Teacher(chain.cut("projector"))
-
-    @property
-    def targets(self) -> int:
-        return self.n_global
-
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The predictions of every view, then the teacher's projections of the global ones: (V + n_global, B, D)."""
-        return self.with_targets(views, self.teacher.chain)
+        super().__init__(chain, momentum)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """2 − 2 cos of each prediction with another view's target: twice the mean, the paper's sum for two views."""
@@ -43,6 +32,3 @@ class BYOL(Method):
         met = crossed(self.n_global, len(predicted))
         costs = [(2 - 2 * F.cosine_similarity(predicted[view], aims[aim], dim=1)).mean() for view, aim in met]
         return 2 * torch.stack(costs).mean()
-
-    def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
-        self.teacher.follow(self.chain, rising(self.momentum, progress))

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sslcut.data.views import Views
-from sslcut.methods.base import Method, crossed
+from sslcut.methods.base import crossed
 from sslcut.methods.negatives import hide_same_label
+from sslcut.methods.predicting import Predicting
 from sslcut.model.chain import Chain
-from sslcut.model.teacher import Teacher, rising
 
 
-class MoCoV3(Method):
+class MoCoV3(Predicting):
     """Predictions against the teacher's projections of the other view, all images of the batch being negatives.
 
     `momentum` is the teacher's, which rises to 1. The paper's temperature is 1 for ResNets and 0.2 for transformers and
@@ -40,18 +39,9 @@ class MoCoV3(Method):
         negatives: Literal["all", "mask_same_label"] = "all",
         task: str | None = None,
     ) -> None:
-        super().__init__(chain)
-        self.temperature, self.momentum, self.negatives, self.task = temperature, momentum, negatives, task
+        super().__init__(chain, momentum)
+        self.temperature, self.negatives, self.task = temperature, negatives, task
         self.uses_labels = negatives == "mask_same_label"
-        self.teacher = Teacher(chain.cut("projector"))
-
-    @property
-    def targets(self) -> int:
-        return self.n_global
-
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The predictions of every view, then the teacher's projections of the global ones: (V + n_global, B, D)."""
-        return self.with_targets(views, self.teacher.chain)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """2τ times the cross-entropy of each image's own key: twice the mean, the authors' sum for two views."""
@@ -65,6 +55,3 @@ class MoCoV3(Method):
                 hide_same_label(logits, labels, labels, own)
             costs.append(F.cross_entropy(logits, own))
         return 4 * self.temperature * torch.stack(costs).mean()
-
-    def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
-        self.teacher.follow(self.chain, rising(self.momentum, progress))
