@@ -226,14 +226,15 @@ def test_scores_from_a_file_are_those_from_memory_to_rounding(tmp_path):
 def test_a_hundredth_of_imagenet_at_20_taps_keeps_to_a_hundredth_of_4_gb(rows, budget, tmp_path):
     """As float32 the larger takes 1.09 GB, in half precision 0.55 GB, 13 times its budget.
 
-    At 100 times the rows it is a file of 55 GB and 4 GB of memory. What stays the same is a batch's own work: 32 MB.
+    At 100 times the rows it is a file of 55 GB and 4 GB of memory. What stays the same is a batch's own work:
+    22 MB a batch as float32, two of them at the moment where one replaces the other, and the allocator's slack.
     """
     script = [sys.executable, "-W", "error", Path(__file__).with_name("wide.py"), str(rows), str(budget), tmp_path]
     ran = subprocess.run(script, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert found["place"].startswith("half precision in a temporary file") and found["names"] == []
-    assert found["grown"] < budget + 32 * 2**20 < 2 * rows * 21_312
+    assert found["grown"] < budget + 64 * 2**20 < 2 * rows * 21_312
     assert 0 < found["apart"] <= 2**-11  # half a unit in float16's last place
 
 
