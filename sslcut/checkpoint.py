@@ -78,6 +78,8 @@ def save(path: Path, chain: Chain, document: Mapping[str, Any]) -> str:
     about = {"format": headers.FORMAT, **document, "chain": described}
     if chain.prefix_tokens != headers.PREFIX_TOKENS and any(len(cost.spatial) == 1 for cost in counted):
         about["prefix_tokens"] = chain.prefix_tokens
+    if chain.prefix_tokens and not chain.class_token:
+        about["class_token"] = False
     return write_tensors(path, tensors, about)
 
 

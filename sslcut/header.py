@@ -93,7 +93,7 @@ class Header:
     @property
     def class_token(self) -> bool:
         """Whether a class token stands before the patches, where blocks give tokens."""
-        return bool(self.document.get("prefix_tokens", PREFIX_TOKENS))
+        return bool(self.document.get("class_token", self.document.get("prefix_tokens", PREFIX_TOKENS)))
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:

@@ -5,9 +5,11 @@ import torch
 from exported import close, images, normalised, saved
 
 from sslcut import checkpoint
-from sslcut.errors import InputError
+from sslcut.errors import InputError, UsageError
 from sslcut.inputs import Given
+from sslcut.metrics.extract import taps
 from sslcut.stages import export as stage
+from sslcut.stages import guillotine
 
 SHALLOW = {"name": "vit_ti", "patch": 8, "size": 32, "depth": 2}
 REGISTERS = {**SHALLOW, "registers": 4, "layer_scale": 0.1}
@@ -53,6 +55,20 @@ def test_timm_computes_what_was_exported(tmp_path, backbone, at, readout):
 def test_what_a_library_cannot_hold_is_refused(tmp_path, backbone, to, said):
     with pytest.raises(InputError, match=said):
         exported(saved(tmp_path / "a.safetensors", {"backbone": backbone}), to)
+
+
+def test_a_register_is_never_read_as_a_class_token(tmp_path):
+    pytest.importorskip("timm", reason="the extra `timm` is not installed")
+    backbone = {"name": "timm:vit_medium_patch16_reg4_gap_256", "arguments": {"img_size": 32, "depth": 2}}
+    path = saved(tmp_path / "a.safetensors", {"backbone": backbone}, "blocks.1", "mean")
+    network = checkpoint.load(path)
+    tokens = network.map(images())
+    assert torch.allclose(network(images()), tokens[:, 4:].mean(dim=1), atol=1e-6)
+    assert taps(network, ["blocks.1"], ["cls", "cls+mean"]) == [("blocks.1", "mean")]
+    with pytest.raises(UsageError, match="needs a class token"):
+        network.chain.features(images().float(), [("blocks.1", "cls")])
+    with pytest.raises(UsageError, match="does not fit block"):
+        list(guillotine.run(Given(path), guillotine.Options("blocks.0", None, None, "cls", False, None, False)))
 
 
 def test_a_network_of_timms_is_refused_where_timm_builds_none_so_short(tmp_path):

@@ -30,7 +30,7 @@ Tap = tuple[str, str]
 
 def taps(network: Network, layers: Sequence[str], readouts: Sequence[str]) -> list[Tap]:
     """Every (layer, read-out) to measure: of `readouts` those that fit a block, `vector` where it gives one."""
-    side, prefix = network.input.size, network.chain.prefix_tokens
+    side, classed = network.input.size, network.chain.class_token
     with torch.inference_mode():
         x = torch.zeros(1, 3, side, side)
         found: list[Tap] = []
@@ -38,7 +38,7 @@ def taps(network: Network, layers: Sequence[str], readouts: Sequence[str]) -> li
             x = block(x)
             if name in layers:
                 norm = network.chain.norm_behind(name) is not None
-                found += [(name, readout) for readout in fitting(x.ndim, readouts, prefix_tokens=prefix, norm=norm)]
+                found += [(name, readout) for readout in fitting(x.ndim, readouts, class_token=classed, norm=norm)]
     return found
 
 

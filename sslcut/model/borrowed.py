@@ -97,7 +97,8 @@ def chain_of(network: nn.Module, size: int, classifiers: Collection[nn.Module], 
         rest = [each for each in after if each not in heads]
         blocks.append(("pool", "", _part(network, "forward_head", rest, [*heads, *items], vectors, called)))
         blocks += _blocks([("classifier", heads)], 2) if len(heads) == 1 else []
-    return Chain(blocks, prefix_tokens=getattr(network, "num_prefix_tokens", 0))
+    has_class = getattr(network, "cls_token", None) is not None
+    return Chain(blocks, prefix_tokens=getattr(network, "num_prefix_tokens", 0), class_token=has_class)
 
 
 Group = tuple[str, list[Call]]

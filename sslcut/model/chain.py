@@ -30,16 +30,18 @@ class Block(nn.Module):
 class Chain(nn.Module):
     """Named blocks in order: images (B, 3, H, W) in, maps (B, C, H, W), tokens (B, T, D) or vectors (B, D) between.
 
-    `prefix_tokens` is how many tokens stand before the patches (the class token), 0 for a network of maps.
+    `prefix_tokens` is how many tokens stand before the patches, 0 for a network of maps; `class_token` says whether the
+    first of them is a class token, or all are registers.
     """
 
-    def __init__(self, blocks: Iterable[Named], *, prefix_tokens: int = 0) -> None:
+    def __init__(self, blocks: Iterable[Named], *, prefix_tokens: int = 0, class_token: bool = True) -> None:
         super().__init__()
         listed = list(blocks)
         self.names = [name for name, _, _ in listed]
         self.prefixes = [prefix for _, prefix, _ in listed]
         self.blocks = nn.ModuleList(module for _, _, module in listed)
         self.prefix_tokens = prefix_tokens
+        self.class_token = class_token and prefix_tokens > 0
 
     def forward(self, images: Tensor) -> Tensor:
         """What the last block gives for images (B, 3, H, W)."""
@@ -75,13 +77,13 @@ class Chain(nn.Module):
             x = self.blocks[index](x)
             if taps := asked.get(index):
                 names, norm = [readout for _, readout in taps], self.norm_behind(self.names[index])
-                vectors = read_all(x, names, self.prefix_tokens, norm)
+                vectors = read_all(x, names, self.prefix_tokens, norm, class_token=self.class_token)
                 found |= {tap: vectors[tap[1]] for tap in taps}
         return {tap: found[tap] for tap in wanted}
 
     def cut(self, name: str) -> "Chain":
         """The chain up to and including the block that `name` means; it shares the modules, and drops the rest."""
-        kept = Chain(self.items()[: self.position(name) + 1], prefix_tokens=self.prefix_tokens)
+        kept = self._of(self.items()[: self.position(name) + 1])
         kept.training = self.training
         return kept
 
@@ -95,7 +97,7 @@ class Chain(nn.Module):
         for name, found in zip(names, kept, strict=True):
             if found is None:
                 raise UsageError(f"block `{name}` has no place in {', '.join(names)}", hint=", ".join(self.names))
-        short = Chain([item for item in kept if item is not None], prefix_tokens=self.prefix_tokens)
+        short = self._of([item for item in kept if item is not None])
         short.training = self.training
         return short
 
@@ -106,7 +108,10 @@ class Chain(nn.Module):
 
     def followed_by(self, blocks: Iterable[Named]) -> "Chain":
         """This chain with more blocks behind it; it shares the modules."""
-        return Chain([*self.items(), *blocks], prefix_tokens=self.prefix_tokens)
+        return self._of([*self.items(), *blocks])
+
+    def _of(self, blocks: Iterable[Named]) -> "Chain":
+        return Chain(blocks, prefix_tokens=self.prefix_tokens, class_token=self.class_token)
 
     def items(self) -> list[Named]:
         """Every block in order, with its name and the prefix of its tensors."""

@@ -45,7 +45,8 @@ class Network(nn.Module):
         return self.chain.names
 
     def forward(self, images: Tensor) -> Tensor:
-        return read(self.map(images), self.readout, self.chain.prefix_tokens)
+        chain = self.chain
+        return read(self.map(images), self.readout, chain.prefix_tokens, class_token=chain.class_token)
 
     def map(self, images: Tensor) -> Tensor:
         """The last block's raw output for (B, 3, H, W) images: a map, tokens or a vector."""

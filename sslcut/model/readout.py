@@ -28,28 +28,32 @@ def readouts(ndim: int, *, norm: bool = False) -> tuple[str, ...]:
     return fitting_readouts(ndim - 2, norm=norm)  # beside its sides an output has batch and width
 
 
-def fitting(ndim: int, asked: Sequence[str], *, prefix_tokens: int = 1, norm: bool = False) -> list[str]:
+def fitting(ndim: int, asked: Sequence[str], *, class_token: bool = True, norm: bool = False) -> list[str]:
     """Those of `asked` that fit a block, in their order; where none does, the kind's usual one.
 
-    A vector has one read-out, `vector`, whatever is asked; tokens with none before the patches have only the `mean`.
+    A vector has one read-out, `vector`, whatever is asked; tokens without a class token have only the `mean`.
     """
-    known = fitting_readouts(ndim - 2, norm=norm, class_token=prefix_tokens > 0)
+    known = fitting_readouts(ndim - 2, norm=norm, class_token=class_token)
     return [readout for readout in asked if readout in known] or [known[0]]
 
 
-def read(x: Tensor, readout: str, prefix_tokens: int, norm: Norm | None = None) -> Tensor:
+def read(x: Tensor, readout: str, prefix_tokens: int, norm: Norm | None = None, *, class_token: bool = True) -> Tensor:
     """The vectors (B, D), float32, that `readout` makes of a block's output.
 
     Raises UsageError where the read-out does not fit the output's kind.
     """
-    return read_all(x, [readout], prefix_tokens, norm)[readout]
+    return read_all(x, [readout], prefix_tokens, norm, class_token=class_token)[readout]
 
 
-def read_all(x: Tensor, names: Sequence[str], prefix_tokens: int, norm: Norm | None = None) -> dict[str, Tensor]:
+def read_all(
+    x: Tensor, names: Sequence[str], prefix_tokens: int, norm: Norm | None = None, *, class_token: bool = True
+) -> dict[str, Tensor]:
     """What `read` gives for each of `names`, from one reduction where they can share it: `avg` is the mean of `grid2`.
 
     Tokens pass `norm` once for all read-outs that want it.
     """
+    if x.ndim == 3 and not (class_token and prefix_tokens) and any(bare(name) != "mean" for name in names):
+        raise UsageError("read-out `cls` needs a class token, and this network has none", hint="use `mean`")
     known = readouts(x.ndim, norm=norm is not None)
     for name in names:
         if name not in known:
@@ -112,11 +116,9 @@ def _even(x: Tensor) -> bool:
 def _of_tokens(x: Tensor, name: str, prefix_tokens: int) -> Tensor:
     """Of tokens (B, T, D): `cls` the class token, `mean` over the patches, without class token or registers; (B, D).
 
-    `cls+mean` (B, 2D) is both. Raises UsageError where there is no class token.
+    `cls+mean` (B, 2D) is both.
     """
     if name == "mean":
         return x[:, prefix_tokens:].mean(dim=1, dtype=torch.float32)
-    if prefix_tokens == 0:
-        raise UsageError("read-out `cls` needs a class token, and this network has none", hint="use `mean`")
     first = x[:, 0].float()
     return first if name == "cls" else torch.cat([first, _of_tokens(x, "mean", prefix_tokens)], dim=1)
