@@ -170,6 +170,10 @@ def _parse(path: Path, file: BinaryIO, size: int) -> Header:
         raise InputError(
             f"{path} is a pickled PyTorch file, not safetensors", hint=f"`sslcut import {path}` converts it"
         )
+    if first == b"version ":
+        raise InputError(f"{path} is a Git LFS pointer: the file itself is elsewhere", hint="`git lfs pull` fetches it")
+    if first.lstrip()[:1] == b"<":
+        raise InputError(f"{path} is a web page, not a checkpoint", hint="download the file that the page links to")
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
     if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
         raise InputError(f"{path} is not a safetensors file, or is truncated ({size} bytes)", hint=_REMAKE)

@@ -7,6 +7,7 @@ from sslcut.model.build import build
 from sslcut.model.cost import costs
 from sslcut.recipe import load
 from sslcut.registry import METHODS
+from sslcut.stages.pretrain import plan
 from sslcut.training.estimate import gigabytes, memory
 
 SMALL = ["model.backbone={name: resnet10, width: 8, stem: small}", "train.batch_size=32"]
@@ -54,6 +55,19 @@ def test_classes_are_counted_where_a_method_learns_a_weight_for_each():
     document, few = planned("method={name: trex, memory_size: 0}")
     many = memory(document, document["model"], 32, classes=1004)
     assert many.held - few.held == 1000 * 64 * 4 * 3  # of 64 numbers each: the weight, its gradient, its momentum
+
+
+@pytest.mark.parametrize(
+    ("sets", "warned"),
+    [(["data={name: folder, root: nowhere}"], True), (["data={name: shapes, train: 64, test: 64}"], False)],
+)
+def test_a_plan_counts_the_datas_classes_or_says_that_it_cannot(sets, warned):
+    recipe = load("default", [*SMALL, *sets, "method={name: trex, memory_size: 0}"])
+    events = list(plan(recipe, torch.device("cpu")))
+    assert any("only the data can tell" in event.text for event in events) is warned
+    told = next(event.text for event in events if event.text.startswith("memory"))
+    expected = memory(recipe.dump(), recipe.dump()["model"], 32, classes=2 if warned else 10)
+    assert str(expected) in told
 
 
 @pytest.mark.parametrize(("count", "said"), [(386e6, "386 MB"), (2.14e9, "2.1 GB"), (1130.7e9, "1,130.7 GB")])

@@ -124,3 +124,18 @@ def test_a_tensors_full_name_comes_before_anothers_prefix():
     parts = {"pool": ["classifier.0.weight"], "classifier": ["classifier."]}
     owners = own(parts, ["classifier.0.weight", "classifier.weight"], "here")
     assert owners == {"pool": ["classifier.0.weight"], "classifier": ["classifier.weight"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
+        ("\n<!DOCTYPE html><html>", "a web page"),
+        ("not a tensor in sight", "is not a safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_what_was_downloaded_in_a_files_place_is_named(tmp_path, text, said, name):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        header.read(tmp_path / name)

@@ -7,14 +7,17 @@ from torch.nn import functional as F
 
 from sslcut.data.views import Views
 from sslcut.errors import UsageError
+from sslcut.events import Warn
 from sslcut.methods.making import check_fit
 from sslcut.methods.moco_v2 import MoCoV2
 from sslcut.methods.simclr import nt_xent
 from sslcut.methods.supervised import Supervised
 from sslcut.methods.vicreg import VICReg, overlap, spread
 from sslcut.model.build import build
+from sslcut.options import Options
 from sslcut.recipe import load
 from sslcut.registry import METHODS
+from sslcut.stages import pretrain
 from sslcut.training.world import Precision, loss_of
 
 CLASSES = 3
@@ -284,3 +287,10 @@ def test_a_head_or_views_that_a_method_cannot_use_are_refused_at_once(sets, said
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_own_defaults_fit_it(name):
     check_fit(load("default", [f"method={name}"]).dump())
+
+
+@pytest.mark.parametrize(("method", "warned"), [("moco_v2", True), ("moco_v3", False)])
+def test_unshuffled_batch_norm_is_warned_of(tmp_path, method, warned):
+    tiny = ["data={name: shapes, size: 16, train: 64, test: 16}", "train.epochs=0", "train.precision=float32"]
+    events = list(pretrain.run(load("default", [f"method={method}", *tiny]), Options(out=tmp_path / "run")))
+    assert any(isinstance(event, Warn) and "shuffle" in event.text for event in events) is warned

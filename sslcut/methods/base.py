@@ -28,6 +28,7 @@ class Method(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # parts of the head that the loss cannot do without
     keeps: ClassVar[Literal["student", "teacher"]] = "student"  # which network the checkpoint holds
     batchnorm: ClassVar[Literal["per_view", "joint"]] = "joint"  # what batch statistics are taken over, as published
+    caution: ClassVar[str] = ""  # what the user must know before the first step
     min_views: ClassVar[int] = 2  # how many views the loss compares at least
     defaults: ClassVar[dict[str, Any]] = {}  # recipe sections below what the user writes
 

@@ -86,6 +86,11 @@ def class_count(method: Mapping[str, Any], images: Images) -> int | None:
     return len(task_of(method, images).classes) if METHODS.literal(method["name"], "needs_classifier", False) else None
 
 
+def counts_classes(method: Mapping[str, Any]) -> bool:
+    """Whether how large a method or its network is depends on the number of classes."""
+    return any(METHODS.literal(method["name"], needs, False) for needs in ("needs_classifier", "needs_classes"))
+
+
 def model_document(document: Mapping[str, Any], classes: int | None) -> dict[str, Any]:
     """The recipe's `model` with the classifier that the method asks for: what `build` takes and a checkpoint stores."""
     needs = METHODS.literal(document["method"]["name"], "needs_classifier", False)

@@ -18,12 +18,16 @@ class MoCoV2(Method):
     """Every view against the teacher's last global one and the `queue` of what the teacher made of earlier images.
 
     `momentum` is the teacher's. The published queue of 65,536 is for ImageNet: a queue longer than the data set holds
-    every image's own earlier view among its negatives. Batch norm is not shuffled between devices: on one, there is
-    nothing to shuffle.
+    every image's own earlier view among its negatives. The authors shuffle images between devices, so that query and
+    key do not share their batch statistics; on one device they do.
     """
 
     needs = ("projector",)
     batchnorm = "per_view"
+    caution = (
+        "on one device `moco_v2` cannot shuffle its batch norm: query and key share their images' statistics, "
+        "which may let the loss fall without learning (`moco_v3` needs no shuffling)"
+    )
     defaults = {
         "model": {"projector": {"widths": [256, 128], "norm": "none"}},
         "views": {"policy": "moco_v2", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},

@@ -24,10 +24,12 @@ from sslcut.methods.base import Method
 from sslcut.methods.making import (
     check_fit,
     class_count,
+    counts_classes,
     labels_for,
     labels_told,
     make_method,
     model_document,
+    task_of,
     uses_labels,
     views_of,
 )
@@ -117,12 +119,15 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
         opened = yield from open_data(document["data"], document["seed"])
     except AbsentError as absent:
         yield Warn(f"the data is not here: {absent}")
+        if counts_classes(document["method"]):
+            yield Warn("how many classes there are only the data can tell: 2 are counted")
     else:
         if uses_labels(document["method"]):
             labels_for(document["method"], opened)
         view_maker(views_of(document), opened, document["seed"])
-        size, classes = input_of(document, opened).size, class_count(document["method"], opened.train) or 2
-        images = len(opened.train)
+        size, images = input_of(document, opened).size, len(opened.train)
+        if counts_classes(document["method"]):
+            classes = len(task_of(document["method"], opened.train).classes)
         yield Plan(f"data: {describe(opened.dataset)}")
     model = model_document(document, classes)
     if model["backbone"].get("pretrained"):
@@ -137,7 +142,8 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
     steps = Sampler(images, train["batch_size"], document["seed"]).steps * train["epochs"] if images else None
     told = "as many steps as the data gives" if steps is None else f"{steps:,} steps"
-    yield Plan(f"training: {document['method']['name']}, {train['epochs']} epochs, {told}, on {device}")
+    length = f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}, {told}"
+    yield Plan(f"training: {document['method']['name']}, {length}, on {device}")
 
 
 def absent_images(data: Mapping[str, Any]) -> int | None:
@@ -168,6 +174,8 @@ class _Training:
         need_space(self.directory.path, method)
         if told := labels_told(document, opened):
             yield Note(told)
+        if method.caution:
+            yield Warn(method.caution)
         history = yield from start_from(method.chain, document["from"])
         for each in method.modules():
             if isinstance(each, Teacher):
