@@ -17,6 +17,7 @@ from sslcut.libraries import check_named
 from sslcut.model.build import blueprint, build, settled
 from sslcut.model.chain import Chain
 from sslcut.model.fold import folded
+from sslcut.options import Options
 from sslcut.recipe import load as load_recipe
 from sslcut.stages import pretrain
 
@@ -344,3 +345,9 @@ def test_a_plan_tells_that_pretrained_weights_are_still_to_be_fetched():
     sets = ["model.backbone={name: torchvision:resnet18, pretrained: true}", "data.train=64", "data.test=32"]
     said = [event.line() for event in pretrain.plan(load_recipe("default", sets), torch.device("cpu"))]
     assert any("the weights of torchvision:resnet18 are fetched by its library" in line for line in said)
+
+
+def test_a_network_that_cannot_be_divided_is_told_before_the_images_are_read(tmp_path):
+    sets = ["model.backbone={name: torchvision:densenet121}", "data={name: folder, root: nowhere}"]
+    with pytest.raises(InputError, match="cannot be divided into blocks"):
+        list(pretrain.run(load_recipe("default", sets), Options(out=tmp_path / "run")))

@@ -39,7 +39,7 @@ from sslcut.model.cost import costs
 from sslcut.model.network import Input
 from sslcut.model.published import about
 from sslcut.model.teacher import Teacher
-from sslcut.names import READOUTS, part_of
+from sslcut.names import READOUTS, is_named, part_of
 from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
@@ -166,6 +166,8 @@ class _Training:
     def run(self) -> Generator[Event, None, Step]:
         """Train and write; yields what happens and returns the step that was done."""
         document = self.document
+        if is_named(document["model"]["backbone"]["name"]):
+            blueprint(model_document(document, 2))  # one that cannot be divided is told before the images are read
         opened = yield from open_data(document["data"], document["seed"])
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
