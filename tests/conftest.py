@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+# Workers side by side (pytest-xdist) that each take every core wait for one another; torch reads this at its import.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Read once by typer and rich when they are imported.
 os.environ["NO_COLOR"] = "1"
 os.environ["TERMINAL_WIDTH"] = "80"
