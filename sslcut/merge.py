@@ -14,6 +14,7 @@ CHOICES: tuple[Keys, ...] = (  # where a recipe names one member of a registry
     ("head", "update"),
     ("views", "policy"),
     ("train", "optimizer"),
+    ("probe", "viewed", "policy"),
 )
 
 

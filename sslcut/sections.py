@@ -151,6 +151,19 @@ class Train(Section):
     state_every: Positive = 60.0
 
 
+class Viewed(Section):
+    """The views under which measures of invariance read every network: so many of each of some test images.
+
+    Without a `policy` it is the one that the network was trained with, as published, at this `strength` of it.
+    """
+
+    images: Annotated[int, Field(ge=2)] = 1024
+    views: Annotated[int, Field(ge=2)] = 16
+    policy: Annotated[Choice, Chosen(AUGMENTATIONS)] | None = None
+    strength: Annotated[float, Field(ge=0)] = 0.5
+    exact: bool = True
+
+
 class Probe(Section):
     """What is measured at which layers. `train` and `test` cap the numbers of images.
 
@@ -163,6 +176,7 @@ class Probe(Section):
     probes: tuple[Annotated[Choice, Chosen(PROBES)], ...]
     readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("avg",)
     measures: tuple[Annotated[Choice, Chosen(MEASURES)], ...]
+    viewed: Viewed = Viewed()
     untrained: bool = True
     pixels: bool = True
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()

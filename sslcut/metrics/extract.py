@@ -50,7 +50,7 @@ class Source(ABC):
 
     @abstractmethod
     def __call__(self, pixels: Tensor) -> dict[Tap, Tensor]:
-        """The vectors (B, D), float32, at each tap, of uint8 images (B, 3, S, S)."""
+        """The vectors (B, D), float32, at each tap, of images (B, 3, S, S): uint8, or floats from 0 to 1."""
 
 
 class Taps(Source):
@@ -97,7 +97,8 @@ class Pixels(Source):
         self.widths = {self.tap: 3 * self.side**2}
 
     def __call__(self, pixels: Tensor) -> dict[Tap, Tensor]:
-        return {self.tap: F.adaptive_avg_pool2d(pixels.float() / 255, self.side).flatten(1)}
+        unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+        return {self.tap: F.adaptive_avg_pool2d(unit, self.side).flatten(1)}
 
 
 def features(

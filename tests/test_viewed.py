@@ -1,0 +1,72 @@
+"""Features of views: the same as the network's own of the same views, at any batch, within the store's memory."""
+
+import pytest
+import torch
+from test_extract import CPU, SMALL, drawn
+from work import done
+
+from sslcut.errors import UsageError
+from sslcut.metrics.extract import Taps, estimate_batchnorm, taps
+from sslcut.metrics.store import Store
+from sslcut.metrics.viewed import EPOCH, reference_views, viewed
+from sslcut.model.build import build
+from sslcut.model.network import Input, Network
+
+ASKED = {"images": 8, "views": 3, "policy": None, "strength": 0.5, "exact": True}
+ROWS = torch.tensor([2, 5, 11, 17, 18])
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    net = Network(build(SMALL), "vector", Input(16, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2)))
+    estimate_batchnorm(net, drawn(200), CPU)
+    return net
+
+
+def read(network, images, folder, *, memory=10**9, batch=256, seed=0):
+    source = Taps(network, taps(network, network.names, ["avg"]), CPU)
+    source.batch = batch
+    maker = reference_views(ASKED, "simclr", size=16, seed=seed)
+    store = Store(3 * len(ROWS), list(source.widths.values()), memory, folder)
+    try:
+        return done(viewed(source, images, ROWS, maker, store=store, device=CPU)), store
+    finally:
+        store.close()
+
+
+def test_each_layer_has_what_the_network_gives_for_each_view(network, tmp_path):
+    images = drawn(20)
+    found, _ = read(network, images, tmp_path)
+    made = reference_views(ASKED, "simclr", size=16, seed=0)(images.read(ROWS), ROWS, EPOCH).crops[0]  # (V, B, …)
+    with torch.inference_mode():
+        plain = network.features(made[1], [("pool", "vector")])["pool", "vector"]
+    mine = next(layer.features for layer in found.layers if layer.name == "pool").unflatten(0, (-1, 3))[:, 1]
+    assert torch.allclose(mine, plain, atol=1e-5)
+
+
+def test_views_and_what_was_drawn_do_not_depend_on_the_batch(network, tmp_path):
+    (one, _), (many, _) = (read(network, drawn(20), tmp_path, batch=batch) for batch in (1, 256))
+    assert all(torch.allclose(a.features, b.features, atol=1e-5) for a, b in zip(one.layers, many.layers, strict=True))
+    assert all(torch.equal(one.drawn[name], many.drawn[name]) for name in many.drawn)
+    assert many.drawn["hue"].shape == (5, 3) and len(many.drawn["hue"].unique()) > 5
+    other, _ = read(network, drawn(20), tmp_path, seed=1)
+    assert not torch.equal(other.drawn["hue"], many.drawn["hue"])
+
+
+def test_features_of_views_keep_to_the_memory_that_is_left(network, tmp_path):
+    found, store = read(network, drawn(20), tmp_path, memory=2500)
+    assert store.file is not None and store.dtype == torch.float16
+    plenty, _ = read(network, drawn(20), tmp_path)
+    apart = [(a.features - b.features).abs().max() for a, b in zip(found.layers, plenty.layers, strict=True)]
+    assert max(apart) < 1e-2
+
+
+def test_the_reference_policy_is_the_networks_own_by_name_or_simclr():
+    assert reference_views(ASKED, "byol", size=16, seed=0).policy.solarise == (0.0, 0.1)
+    for trained in ("none", None):
+        assert reference_views(ASKED, trained, size=16, seed=0).policy.brightness == 0.4
+    asked = {**ASKED, "policy": {"name": "simclr", "hue": 0.0}}
+    assert reference_views(asked, "byol", size=16, seed=0).policy.hue == 0
+    with pytest.raises(UsageError):
+        reference_views({**asked, "policy": {"name": "simclr", "hue": 2.0}}, None, size=16, seed=0)
