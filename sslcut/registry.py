@@ -69,6 +69,12 @@ class Registry(Mapping[str, str]):
             if default is not None
         }
 
+    def wants(self, name: str) -> list[str]:
+        """What the member is handed in, read from its source: keyword-only parameters without a default."""
+        arguments = _signature(self._node(name))
+        pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        return [argument.arg for argument, default in pairs if default is None]
+
     def literal(self, name: str, attribute: str, default: Any = None) -> Any:
         """A literal class attribute of the member (`uses_labels`, `defaults`), read from its source."""
         for statement in getattr(self._node(name), "body", []):
@@ -195,7 +201,29 @@ PROBES = Registry(
     },
 )
 
-MEASURES = Registry("measure", {"rankme": "sslcut.metrics.geometry:rankme"})
+MEASURES = Registry(
+    "measure",
+    {
+        "rankme": "sslcut.metrics.geometry:rankme",
+        "erank_cov": "sslcut.metrics.variances:erank_cov",
+        "participation": "sslcut.metrics.variances:participation",
+        "alpha_req": "sslcut.metrics.variances:alpha_req",
+        "uniformity": "sslcut.metrics.similarity:uniformity",
+        "cka": "sslcut.metrics.similarity:cka",
+        "alignment": "sslcut.metrics.scatter:alignment",
+        "sensitivity": "sslcut.metrics.scatter:sensitivity",
+        "sensitivity_cosine": "sslcut.metrics.scatter:sensitivity_cosine",
+        "within": "sslcut.metrics.scatter:within",
+        "between": "sslcut.metrics.scatter:between",
+        "keep_views": "sslcut.metrics.scatter:keep_views",
+        "keep_data": "sslcut.metrics.scatter:keep_data",
+        "selectivity": "sslcut.metrics.scatter:selectivity",
+        "rank_data": "sslcut.metrics.spread:rank_data",
+        "rank_views": "sslcut.metrics.spread:rank_views",
+        "lidar": "sslcut.metrics.spread:lidar",
+        "tangent": "sslcut.metrics.tangent:tangent",
+    },
+)
 
 EXPORTS = Registry(
     "export format",

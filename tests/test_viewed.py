@@ -1,16 +1,22 @@
 """Features of views: the same as the network's own of the same views, at any batch, within the store's memory."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from cli import sslcut, tiny
 from test_extract import CPU, SMALL, drawn
 from work import done
 
 from sslcut.errors import UsageError
 from sslcut.metrics.extract import Taps, estimate_batchnorm, taps
+from sslcut.metrics.handed import Sight, handed
 from sslcut.metrics.store import Store
 from sslcut.metrics.viewed import EPOCH, reference_views, viewed
 from sslcut.model.build import build
 from sslcut.model.network import Input, Network
+from sslcut.registry import MEASURES
 
 ASKED = {"images": 8, "views": 3, "policy": None, "strength": 0.5, "exact": True}
 ROWS = torch.tensor([2, 5, 11, 17, 18])
@@ -70,3 +76,33 @@ def test_the_reference_policy_is_the_networks_own_by_name_or_simclr():
     assert reference_views(asked, "byol", size=16, seed=0).policy.hue == 0
     with pytest.raises(UsageError):
         reference_views({**asked, "policy": {"name": "simclr", "hue": 2.0}}, None, size=16, seed=0)
+
+
+def test_nothing_is_read_where_no_measure_wants_it(network, tmp_path):
+    sight = Sight(network, ("pool", "vector"), None, ROWS, tmp_path, CPU)
+    found = done(handed(MEASURES.wants("rankme"), sight, None, ASKED, trained="simclr", seed=0, memory=7))
+    assert (found.viewed, found.nearby, found.head, found.memory) == (None, None, None, 7)
+
+
+def test_the_head_is_compared_with_weak_views_of_the_reference_alone(network, tmp_path):
+    sight = Sight(network, ("pool", "vector"), drawn(20), ROWS, tmp_path, CPU)
+    found = done(handed(MEASURES.wants("tangent"), sight, None, ASKED, trained="simclr", seed=0, memory=10**6))
+    assert found.head is not None and found.viewed is None and found.nearby is not None
+    assert [layer.name for layer in found.nearby.layers] == ["pool"] and found.memory < 10**6
+    assert found.nearby.drawn["brightness"].sub(1).abs().max() <= 0.08
+
+
+def test_a_probe_measures_everything_that_is_registered(tmp_path):
+    asked = ["stages=[pretrain, probe]", "train.epochs=0", "probe.probes=[]", "probe.readouts=[avg, grid2]"]
+    asked += [f"probe.measures=[{', '.join(MEASURES)}]", "probe.viewed={images: 40, views: 4, exact: false}"]
+    made = sslcut("run", *tiny(*asked), "-o", "out", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "views: 4 of each of 40 images at strength 0.5" in made.stderr
+    [path] = Path(tmp_path, "out").glob("probe-*.json")
+    rows = json.loads(path.read_text())["measures"]
+    places = {name: {row["layer"] for row in rows if row["measure"] == name} for name in MEASURES}
+    assert len({(row["layer"], row["readout"], row["measure"]) for row in rows}) == len(rows)
+    assert places["sensitivity"] == places["rankme"] >= {"stem", "pool", "projector.1"}
+    assert places["cka"] == places["rankme"] - {"stem"} and places["tangent"] == {"pool"}
+    assert places["selectivity"] == {"projector.0", "projector.1"}
+    assert all(row["value"] is not None for row in rows if row["measure"] not in ("alpha_req", "alpha_req_r2"))

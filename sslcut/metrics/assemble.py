@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from sslcut.data.images import Task
 from sslcut.errors import UsageError
 from sslcut.events import Event, Progress, Warn
 from sslcut.metrics.fractions import with_labels
+from sslcut.metrics.handed import Handed
 from sslcut.metrics.layer import Fit, Fold, Layer, Measure, at_rows, defined
 from sslcut.metrics.logodds import mean_rows
 from sslcut.metrics.recommend import Key, best_row, candidates, recommendation
@@ -43,19 +43,30 @@ class Study:
     memory: int
     group: Tensor | None = None
     trained_on: Sequence[str] = ()
+    handed: Handed | None = None
 
     def call(
-        self, registry: Registry, choice: Choice, layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]
+        self,
+        registry: Registry,
+        choice: Choice,
+        layers: Sequence[Layer],
+        tasks: Mapping[str, Task],
+        folds: Sequence[Fold],
     ) -> Any:
-        """What a registered probe or measure gives for one layer, with the options that the recipe chose.
+        """What a registered probe or measure gives for some layers, with the options that the recipe chose.
 
-        Of its keyword-only parameters without a default, `scale`, `seed`, `memory` and `group` are filled in.
+        Its keyword-only parameters without a default are filled in: what is shared here, and what is `handed` to
+        measures.
         """
         options = {} if isinstance(choice, str) else {key: value for key, value in choice.items() if key != "name"}
         member = registry.load(_name(choice))
-        wanted = [p.name for p in inspect.signature(member).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        given = {name: getattr(self, name) for name in ("scale", "seed", "memory", "group") if name in wanted}
-        return member([layer], tasks, folds, **given, **options)
+        wanted = [
+            p.name
+            for p in inspect.signature(member).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+        ]
+        given = {name: getattr(self if hasattr(self, name) else self.handed, name) for name in wanted}
+        return member(layers, tasks, folds, **given, **options)
 
 
 @dataclass(frozen=True)
@@ -86,16 +97,18 @@ def measure(
     fractions: Sequence[float] = (),
     untrained: Sequence[Layer] | None = None,
     pixels: Layer | None = None,
+    handed: Handed | None = None,
 ) -> Generator[Event, None, Found]:
     """Measures `layers` (in network order) on all tasks; yields events, returns the results and their predictions.
 
     The results have the keys `results`, `measures`, `best` and `recommended` (null without an answer); predictions are
     `row.<i>`, `validation.row.<i>`, `target.<task>` and `validation.target.<task>`, of the test and the validation
     rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
-    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone. A
-    probe may work in `memory` bytes beside the features. A task that has no label in some part is left out with a
-    warning. The tasks that the network was `trained_on` do not count where transfer to many is one number. Raises
-    UsageError where the reference is not measured, InputError where features are not finite.
+    are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone; `handed`
+    is what measures want beside the features. A probe may work in `memory` bytes beside the features. A task that has
+    no label in some part is left out with a warning. The tasks that the network was `trained_on` do not count where
+    transfer to many is one number. Raises UsageError where the reference is not measured, InputError where features
+    are not finite.
     """
     if reference not in [layer.key for layer in layers]:
         raise UsageError(
@@ -118,6 +131,7 @@ def measure(
         memory=memory,
         group=group,
         trained_on=trained_on,
+        handed=handed,
     )
     jobs = _jobs(layers, reference, probes, fractions, untrained or (), pixels) if usable else []
     steps = len(jobs) + len(measures) * len(layers)
@@ -126,9 +140,14 @@ def measure(
         yield Progress("probing", done, steps, {"layer": job.layer.name, "probe": _name(job.probe)})
         fits.append((job, _fit(study, job)))
     measured: list[Measure] = []
-    for done, (choice, layer) in enumerate(product(measures, layers), start=len(jobs)):
-        yield Progress("measuring", done, steps, {"layer": layer.name, "measure": _name(choice)})
-        measured += study.call(MEASURES, choice, layer, usable, folds)
+    places = {layer.key: place for place, layer in enumerate(layers)}
+    for index, choice in enumerate(measures):
+        done = len(jobs) + index * len(layers)
+        yield Progress("measuring", done, steps, {"measure": _name(choice)})
+        for found in study.call(MEASURES, choice, layers, usable, folds):
+            measured.append(found)
+            at = done + places[found.layer.key] + 1
+            yield Progress("measuring", at, steps, {"layer": found.layer.name, "measure": found.measure})
     yield Progress("comparing layers", steps, steps)
     rows, tensors = _rows(study, fits)
     return {"results": rows, "measures": _measures(measured)} | _answer(study, fits), tensors
@@ -178,11 +197,11 @@ def _read_by(probe: Choice, layers: Sequence[Layer], reference: Key) -> list[Lay
 
 def _fit(study: Study, job: _Job) -> list[Fit]:
     if job.fraction == 1.0:
-        return study.call(PROBES, job.probe, job.layer, study.tasks, study.folds)
+        return study.call(PROBES, job.probe, [job.layer], study.tasks, study.folds)
     fits = []
     for name, task in study.tasks.items():  # each task has its own labels, so its own few rows
         folds = [with_labels(fold, task, job.fraction, study.seed) for fold in study.folds]
-        fits += study.call(PROBES, job.probe, job.layer, {name: task}, folds)
+        fits += study.call(PROBES, job.probe, [job.layer], {name: task}, folds)
     return fits
 
 

@@ -1,4 +1,4 @@
-"""Measures of a layer's features that need no label."""
+"""RankMe of a layer's features, and what measures without labels share: which rows they read, products of features."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,11 @@ def rankme(
 
 def held_out(layer: Layer, folds: Sequence[Fold], count: int) -> Tensor:
     """At most `count` evenly spaced test rows, (n,)."""
-    rows = rows_of(folds, "test") if folds else torch.arange(len(layer.features))
+    return evenly(rows_of(folds, "test") if folds else torch.arange(len(layer.features)), count)
+
+
+def evenly(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of some rows, evenly spaced: (n,)."""
     taken = min(count, len(rows))
     return rows[torch.arange(taken) * len(rows) // max(taken, 1)]
 
@@ -34,25 +38,46 @@ def effective_rank(features: Tensor, rows: Tensor | None = None) -> float:
     NaN where all features are zero.
     """
     rows = torch.arange(len(features), device=features.device) if rows is None else rows
-    squares = torch.linalg.eigvalsh(_gram(features, rows))
-    rounding = squares.max() * max(len(rows), features.shape[1]) * torch.finfo(torch.float64).eps
-    singular = torch.where(squares > rounding, squares, 0.0).clamp_min(0).sqrt()
+    return rank_of(gram(features, rows), max(len(rows), features.shape[1]))
+
+
+def rank_of(products: Tensor, longer: int) -> float:
+    """RankMe of the features whose Gram matrix is given, from the shorter side; `longer` is the other side's length."""
+    singular = positive(torch.linalg.eigvalsh(products), longer).sqrt()
     shares = singular / singular.sum() + 1e-7
     return float((-(shares * shares.log()).sum()).exp())
 
 
-def _gram(features: Tensor, rows: Tensor) -> Tensor:
-    """The smaller of XᵀX and XXᵀ for the `rows` X of features, in float64 from blocks: (min(n, D), min(n, D))."""
+def positive(eigenvalues: Tensor, longer: int) -> Tensor:
+    """Eigenvalues of a Gram matrix with those at the level of rounding set to nought."""
+    rounding = eigenvalues.max() * longer * torch.finfo(torch.float64).eps
+    return torch.where(eigenvalues > rounding, eigenvalues, 0.0).clamp_min(0)
+
+
+def gram(features: Tensor, rows: Tensor, centre: Tensor | None = None) -> Tensor:
+    """The smaller of XᵀX and XXᵀ for the `rows` X of features less `centre` (D,), in float64: (min(n, D), min(n, D)).
+
+    X is read in blocks.
+    """
     width = features.shape[1]
+    shift: Tensor | float = 0.0 if centre is None else centre
     if width <= len(rows):
-        gram = features.new_zeros(width, width, dtype=torch.float64)
+        products = features.new_zeros(width, width, dtype=torch.float64)
         for _, block in blocks(features, rows):
-            double = block.double()
-            gram.addmm_(double.T, double)
-        return gram
-    gram = features.new_empty(len(rows), len(rows), dtype=torch.float64)
+            double = block.double() - shift
+            products.addmm_(double.T, double)
+        return products
+    products = features.new_empty(len(rows), len(rows), dtype=torch.float64)
     for here, block in blocks(features, rows):
-        double = block.double()
+        double = block.double() - shift
         for there, other in blocks(features, rows):
-            gram[here, there] = double @ other.double().T
-    return gram
+            products[here, there] = double @ (other.double() - shift).T
+    return products
+
+
+def mean_of(features: Tensor, rows: Tensor) -> Tensor:
+    """The mean of features (N, D) over `rows` (n,): (D,), float64."""
+    total = features.new_zeros(features.shape[1], dtype=torch.float64)
+    for _, block in blocks(features, rows):
+        total += block.sum(dim=0, dtype=torch.float64)
+    return total / max(1, len(rows))

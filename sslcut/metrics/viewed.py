@@ -47,7 +47,7 @@ class Viewed:
         features = self.of(layer)
         step = self.views * max(1, BLOCK // max(1, self.views * features.shape[1]))
         for start in range(0, len(features), step):
-            yield features[start : start + step].double().unflatten(0, (-1, self.views))
+            yield features[start : start + step].double().view(-1, self.views, features.shape[1])
 
 
 def reference_views(asked: Mapping[str, Any], trained: str | None, *, size: int, seed: int) -> ViewMaker:
@@ -84,7 +84,7 @@ def viewed(
     for indices, pixels in ahead(images, torch.split(rows, max(1, source.batch // count)), device):
         made = views(pixels, indices, EPOCH)
         for tap, vectors in source(made.crops[0].flatten(0, 1)).items():
-            by_image = vectors.unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
+            by_image = vectors.view(count, len(indices), -1).transpose(0, 1).flatten(0, 1)
             shelves[tap].write(done * count, by_image.cpu())
         drawn.append({name: values.T.cpu() for name, values in made.drawn.items()})
         done += len(indices)

@@ -24,6 +24,7 @@ from sslcut.inputs import Given, read_results
 from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
+from sslcut.metrics.handed import Handed, Sight, handed
 from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.store import Store
@@ -34,7 +35,7 @@ from sslcut.names import backbone_end, measured, part_of, resolve
 from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
-from sslcut.registry import METHODS
+from sslcut.registry import MEASURES, METHODS
 from sslcut.rundir import RunDir, Step, now, run_of
 from sslcut.training.world import choose_device, use_threads
 
@@ -228,6 +229,7 @@ class _Probing:
         sources = self.sources(network, opened, rows, wanted)
         widths = [width for source in sources.values() for width in source.widths.values()]
         with closing(Store(len(rows.images), widths, self.memory, self.target.parent)) as store:
+            beside = yield from self.handed(network, sources["trained"], rows, store.left)
             found = yield from self.features(sources, rows.images, store)
             results, predictions = yield from measure(
                 found["trained"],
@@ -242,10 +244,11 @@ class _Probing:
                 scale=self.probe["scale"],
                 fractions=self.probe["fractions"],
                 seed=seed,
-                memory=store.left,
+                memory=beside.memory,
                 bootstrap=self.probe["bootstrap"],
                 untrained=found.get("untrained"),
                 pixels=found["pixels"][0] if "pixels" in found else None,
+                handed=beside,
             )
         layer, readout = self.reference(network)
         reference = {"reference": {"layer": layer, "readout": readout}}
@@ -324,6 +327,16 @@ class _Probing:
         what = f"features of {len(images):,} images at {count} layers and read-outs ({', '.join(sources)})"
         yield Note(f"{what} in {spent:.1f} s: {store.place}")
         return dict(zip(sources, found, strict=True))
+
+    def handed(self, network: Network, source: Source, rows: Rows, memory: int) -> Generator[Event, None, Handed]:
+        """What the measures want beside the features, read under views of the test images."""
+        wants = {name for measure in self.probe["measures"] for name in MEASURES.wants(measure["name"])}
+        views = (self.source.document.get("recipe") or {}).get("views") or {}
+        tested = part_rows(rows.folds, "test")
+        sight = Sight(network, self.reference(network), rows.images, tested, self.target.parent, self.device)
+        trained = (views.get("policy") or {}).get("name")
+        asked, seed = self.probe["viewed"], self.document["seed"]
+        return (yield from handed(wants, sight, source, asked, trained=trained, seed=seed, memory=memory))
 
     def cost(self, network: Network) -> list[dict[str, Any]]:
         """Parameters, FLOPs and measured time of reading at each layer: everything up to and including it."""
