@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sslcut.render import atlas, chart, compare, curves, figures, words
+from sslcut.render import atlas, chart, compare, curves, figures, geometry, words
 from sslcut.render.gather import Found
 from sslcut.render.page import slim
 from sslcut.render.results import Document
@@ -38,7 +38,7 @@ def every_figure(tmp_path):
     labels = ["a", "b", "c"]
     return [
         *figures.by_layer(document), *figures.gains(document), *figures.heat(document), *curves.cost(document),
-        *curves.measures(document), *curves.training(report_data.epochs()), *curves.fractions(other),
+        *geometry.figures(document), *curves.training(report_data.epochs()), *curves.fractions(other),
         *curves.widths(other), *atlas.lines(compare.groups(found, labels)), *atlas.atlas(compare.cells(found)),
     ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_more_tasks_than_fit_are_left_to_the_tables_and_the_caption_says_so():
 def test_a_document_without_labels_has_only_its_measures_and_costs_drawn():
     bare = doc(tasks={})
     assert not [*figures.by_layer(bare), *figures.gains(bare), *figures.heat(bare)]
-    assert [f.name for f in [*curves.measures(bare), *curves.cost(bare)]] == ["measures-by-layer", "cost-by-layer"]
+    assert [f.name for f in [*geometry.figures(bare), *curves.cost(bare)]] == ["measures-by-layer", "cost-by-layer"]
 
 
 def test_one_layer_is_enough_for_every_figure():

@@ -1,4 +1,4 @@
-"""The figures around the scores: cost, measures without labels, label fractions, equal width, training.
+"""The figures around the scores: cost, label fractions, equal width, training.
 
 Each is a function that gives one Figure, or none where its numbers are missing.
 """
@@ -95,34 +95,6 @@ def _cost_text(document: Document) -> str:
             first, last = values[0], values[-1]
             told.append(f"{name}: {first[0] * scale:,.4g} at {first[1]}, {last[0] * scale:,.4g} at {last[1]}.")
     return " ".join(["Cost of reading at each layer.", *told])
-
-
-def measures(document: Document) -> Iterator[Figure]:
-    """The label-free measures by layer, a plot a measure, each layer by its main read-out."""
-    rows: list[Row] = [
-        {
-            "measure": words.measure_name(one.measure),
-            "layer": one.layer,
-            "where": document.place_name(one, full=True),
-            "value": scaled(one.value, 1),
-            "text": f"{one.value:.4g}",
-            "reference": document.is_reference(one),
-        }
-        for one in document.measures
-        if one.value is not None and document.is_main(one) and one.layer in document.layers
-    ]
-    names = list(dict.fromkeys(row["measure"] for row in rows))
-    if not rows:
-        return
-    told = hover(where="layer", measure="", text="value")
-    yield Figure(
-        "measures-by-layer",
-        "Measures without labels, by layer",
-        ("RankMe is the effective number of directions in use. " if "RankMe" in names else "")
-        + "Such measures describe a layer; they never choose a cut.",
-        f"{words.listed(names)} of each layer. {_spans(rows, 'measure', 'layer')}",
-        facets(rows, "measure", names, _line(across(document.layers), told)),
-    )
 
 
 def training(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sslcut.render import atlas, compare, curves, figures, table, words
+from sslcut.render import atlas, compare, curves, figures, geometry, table, words
 from sslcut.render.chart import Figure, slug
 from sslcut.render.gather import Found, labels
 from sslcut.render.results import Document
@@ -124,7 +124,8 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
     why = (document.recommended.why,) if document.recommended and document.recommended.why else ()
     every = [table.scores(document, probe) for probe in document.probes]
     labelless = document.measures and not document.metrics
-    described = ("These measures describe the layers; without labels nothing says which to read.",) if labelless else ()
+    advised = ("These measures describe the layers; without labels nothing says which to read.",) if labelless else ()
+    described = (*advised, *geometry.explained(document))
     epochs = found.epochs if curved else []
     yield from _filled(
         Section(
@@ -137,7 +138,7 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
         Section("width", "Width control", (), tuple(curves.widths(document))),
         Section("baselines", "Baselines", (), (), _tables(table.baselines(document))),
         Section("cost", "Cost", (), tuple(curves.cost(document)), _tables(table.cost(document))),
-        Section("measures", "Geometry", described, tuple(curves.measures(document)), _tables(table.measures(document))),
+        Section("measures", "Geometry", described, tuple(geometry.figures(document)), tuple(geometry.tables(document))),
         Section("training", "Training", _pace(epochs), tuple(curves.training(epochs))),
         Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
         provenance(found),

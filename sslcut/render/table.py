@@ -167,24 +167,6 @@ def cost(document: Document) -> Table | None:
     return Table("Cost of reading at each layer", columns, rows, open=False) if rows else None
 
 
-def measures(document: Document) -> Table | None:
-    """Place × measure; RankMe also as a share of the layer's width, since layers differ in it."""
-    names = list(dict.fromkeys(one.measure for one in document.measures))
-    widths = {(row.layer, row.readout): row.dim for row in document.results if row.dim and not row.projected}
-    cells: dict[tuple[str, str], dict[str, float | None]] = {}
-    for one in document.measures:
-        cells.setdefault((one.layer, one.readout), {})[one.measure] = one.value
-    ranked = "rankme" in names and bool(widths)
-    rows = []
-    for (layer, readout), values in cells.items():
-        told = [words.DASH if (value := values.get(name)) is None else f"{value:.4g}" for name in names]
-        rank, width = values.get("rankme"), widths.get((layer, readout))
-        share = f"{rank / width:.2f}" if rank is not None and width else words.DASH
-        rows.append((layer, readout, *told, *([share] if ranked else [])))
-    columns = ("layer", "read-out", *map(words.measure_name, names), *(["RankMe ÷ width"] if ranked else []))
-    return Table("Measures without labels", columns, tuple(rows), open=False) if rows else None
-
-
 # ---- several results
 
 

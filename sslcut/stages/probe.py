@@ -29,6 +29,7 @@ from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.store import Store
 from sslcut.metrics.transfer import optuna_itself
+from sslcut.metrics.viewed import reference_views
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
@@ -49,6 +50,7 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     device = choose_device(options.device)
     if any(probe["name"] == "transfer" for probe in recipe.dump()["probe"]["probes"]):
         optuna_itself()  # before the images are read
+    reference_views(recipe.dump()["probe"]["viewed"], None, size=1, seed=0)  # so that its faults are told at once
     source = header.read_network(given.checkpoint)
     layers = asked_layers(recipe.dump()["probe"]["layers"], source.names, imported=is_imported(source))
     key = recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
