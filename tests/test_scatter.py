@@ -1,5 +1,7 @@
 """Measures over views: what is exact of them, against brute force in float64."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -74,9 +76,10 @@ def test_scatter_over_blocks_is_the_formula(monkeypatch):
         assert value(measure, u) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_layer_that_never_varies_has_no_sensitivity():
-    still = value(scatter.sensitivity, torch.ones(5, 3, 4))
-    assert still != still
+@pytest.mark.parametrize("features", [torch.ones(5, 3, 4), noisy(1, 3, 4)])
+def test_a_layer_that_never_varies_and_a_single_image_have_no_sensitivity(features):
+    measures = (scatter.sensitivity, scatter.between, scatter.sensitivity_cosine, spread.lidar)
+    assert all(math.isnan(value(measure, features)) for measure in measures)
 
 
 def test_cosines_are_means_over_all_pairs():

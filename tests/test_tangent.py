@@ -1,5 +1,7 @@
 """The head's principal directions against tangent planes: the linear head, the baselines, planted planes."""
 
+import math
+
 import pytest
 import torch
 from layers import generator
@@ -93,6 +95,12 @@ def test_a_head_that_keeps_the_datas_plane_agrees_with_it_and_not_with_the_views
     assert found["directions"] == 8 and found["tangent_random"] == pytest.approx(8 / 12)
     assert found["tangent"] == pytest.approx(1, abs=1e-4) and found["tangent_pca"] == pytest.approx(1, abs=1e-4)
     assert found["tangent_views"] == pytest.approx(0, abs=1e-4) and 0 < found["tangent_random_sd"] < 0.2
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_a_few_images_have_a_plane_of_their_few_directions_or_none(images):
+    found = read(Head(nn.Linear(6, 4), CPU), drawn(images, 6), drawn(images, 2, 6, seed=1))
+    assert math.isnan(found["tangent"]) == (images < 3) and 0 < found["tangent_views"] <= 1
 
 
 def test_the_head_is_the_projector_behind_the_backbones_end():

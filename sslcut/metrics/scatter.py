@@ -48,7 +48,7 @@ def scatter(blocks: Iterator[Tensor]) -> Scatter:
         mean = mean + share * apart
         seen += count
     within = _share(within, seen * (views - 1))
-    return Scatter(within, max(0.0, _share(squares, seen - 1) - within / views))
+    return Scatter(within, max(_share(squares, seen - 1) - within / views, 0.0))  # in this order NaN stays NaN
 
 
 @dataclass(frozen=True)

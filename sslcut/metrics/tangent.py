@@ -83,7 +83,8 @@ def tangent(
     count, width = kept.shape[1], kept.shape[0]
     plane = mean_plane(neighbourhoods(vectors, at, neighbours), dimensions)
     views = mean_plane(nearby.images(layer), dimensions)
-    common = torch.linalg.eigh((vectors - vectors.mean(dim=0)).T.cov()).eigenvectors[:, -count:]
+    apart = vectors - vectors.mean(dim=0)
+    common = torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -count:]
     yield Measure(layer, "tangent", agreement(kept, plane))
     yield Measure(layer, "tangent_random", count / width)
     yield Measure(layer, "tangent_random_sd", random_deviation(plane, count))

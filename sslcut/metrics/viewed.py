@@ -22,6 +22,7 @@ from sslcut.metrics.store import Store
 
 USUAL = "simclr"  # the policy of a network that none is known of
 SCALE = (0.08, 1.0)  # SimCLR's crop at strength 1, whatever the recipe's own crops are
+AT_ONCE = 4  # batches of the network's that views are made for together: few images at a time cost twice as much
 EPOCH = -1  # no epoch of training draws these views
 
 
@@ -81,11 +82,12 @@ def viewed(
     shelves = {tap: store.shelf(width) for tap, width in source.widths.items()}
     drawn: list[dict[str, Tensor]] = []
     started, done = time.perf_counter(), 0
-    for indices, pixels in ahead(images, torch.split(rows, max(1, source.batch // count)), device):
+    for indices, pixels in ahead(images, torch.split(rows, max(1, AT_ONCE * source.batch // count)), device):
         made = views(pixels, indices, EPOCH)
-        for tap, vectors in source(made.crops[0].flatten(0, 1)).items():
-            by_image = vectors.view(count, len(indices), -1).transpose(0, 1).flatten(0, 1)
-            shelves[tap].write(done * count, by_image.cpu())
+        found = [source(part) for part in torch.split(made.crops[0].flatten(0, 1), source.batch)]
+        for tap, shelf in shelves.items():
+            by_view = torch.cat([part[tap] for part in found]).view(count, len(indices), -1)
+            shelf.write(done * count, by_view.transpose(0, 1).flatten(0, 1).cpu())
         drawn.append({name: values.T.cpu() for name, values in made.drawn.items()})
         done += len(indices)
         rate = done * count / (time.perf_counter() - started)
