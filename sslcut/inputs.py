@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sslcut.errors import InputError
-from sslcut.rundir import CHECKPOINT_STAGES, RunDir
+from sslcut.rundir import CHECKPOINT_STAGES, RunDir, is_shared
 
 UNCUT = ("pretrain", "resize", "import")  # the stages whose newest checkpoint is the one to cut
 PATIENCE = 2.0  # seconds of silence on stdin before stderr says what is awaited
@@ -23,11 +23,20 @@ PATIENCE = 2.0  # seconds of silence on stdin before stderr says what is awaited
 
 @dataclass(frozen=True)
 class Given:
-    """A checkpoint to work on, the results file it came with (where one was named), and how it was chosen."""
+    """A checkpoint to work on, the results file it came with (where one was named), and how it was chosen.
+
+    `directory` is the run directory in which it was looked up; a sweep's cell may mean a sibling's checkpoint.
+    """
 
     checkpoint: Path
     results: Path | None = None
     note: str = ""
+    directory: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where goes what is made of the checkpoint: the run directory that was asked for it, else beside it."""
+        return self.checkpoint.parent if self.directory is None else self.directory
 
 
 def from_stdin(source: str | None, tell: Callable[[str], None]) -> str | None:
@@ -45,16 +54,16 @@ def find_checkpoint(source: str | None, default: Path, stages: Sequence[str] = C
     if source is not None:
         return _given(Path(source), stages)
     checkpoint = RunDir(default).newest(stages)
-    return Given(checkpoint, note=f"using {checkpoint}, the newest checkpoint in {default}")
+    return Given(checkpoint, note=f"using {checkpoint}, the newest checkpoint in {default}", directory=default)
 
 
 def _given(path: Path, stages: Sequence[str]) -> Given:
     if path.is_dir():
         checkpoint = RunDir(path).newest(stages)
-        return Given(checkpoint, note=f"using {checkpoint}, the newest checkpoint in {path}")
+        return Given(checkpoint, note=f"using {checkpoint}, the newest checkpoint in {path}", directory=path)
     if path.suffix == ".json":
         results = read_results(path)
-        return Given(_checkpoint_of(path, results), results=path)
+        return Given(_checkpoint_of(path, results), results=path, directory=path.parent)
     if not path.exists():
         named = "a network by name begins with torchvision:, timm: or hf-hub:" if ":" in str(path) else ""
         raise InputError(f"no checkpoint at {path}", hint=named or "`sslcut pretrain` makes one")
@@ -75,8 +84,11 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint_of(path: Path, results: dict[str, Any]) -> Path:
-    name = results["checkpoint"].get("name", "")
-    checkpoint = path.parent / name
+    name, identity = results["checkpoint"].get("name", ""), results["checkpoint"]["identity"]
+    checkpoint, run = path.parent / name, RunDir(path.parent)
+    if name and not checkpoint.is_file():
+        elsewhere = [run.output(step) for step in run.steps() if step.identity == identity and is_shared(step)]
+        checkpoint = next(iter(elsewhere), checkpoint)
     if not name or not checkpoint.is_file():
         raise InputError(f"{path} is of the checkpoint `{name}`, which is not beside it", hint="name the checkpoint")
     return checkpoint

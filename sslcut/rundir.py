@@ -25,7 +25,10 @@ CHECKPOINT_STAGES = ("pretrain", "guillotine", "resize", "import")
 
 @dataclass(frozen=True)
 class Step:
-    """One stage that was done: `output` is relative to the directory, `hash` covers what the result depends on."""
+    """One stage that was done: `output` is relative to the directory, `hash` covers what the result depends on.
+
+    A stage that a sweep's other cell has done is entered with its file there: `../seed=0/pretrain.safetensors`.
+    """
 
     stage: str
     output: str
@@ -63,17 +66,25 @@ class RunDir:
         """What was done here, oldest first."""
         return [Step(**step) for step in self.document()["stages"]]
 
+    def output(self, step: Step) -> Path:
+        """Where a step's result lies: here, or in the sibling's directory that its relative path names."""
+        path = self.path / step.output
+        return Path(os.path.normpath(path)) if is_shared(step) else path
+
     def newest(self, stages: Sequence[str] = CHECKPOINT_STAGES) -> Path:
         """The output of the last step among `stages` whose file is still there; raises InputError where none is."""
         for step in reversed(self.steps()):
-            output = self.path / step.output
+            output = self.output(step)
             if step.stage in stages and output.exists():
                 return output
-        raise InputError(f"no checkpoint in {self.path}", hint="run `sslcut pretrain` first, or name a checkpoint")
+        cell = next(iter(sorted(self.path.glob(f"*/{RUN_FILE}"))), None)
+        swept = f"it holds the cells of a sweep: name one, such as {cell.parent}" if cell is not None else ""
+        hint = swept or "run `sslcut pretrain` first, or name a checkpoint"
+        raise InputError(f"no checkpoint in {self.path}", hint=hint)
 
     def find(self, stage: str, key: str) -> Step | None:
         """The step of `stage` with this hash whose output is still there."""
-        found = [s for s in self.steps() if s.stage == stage and s.hash == key and (self.path / s.output).exists()]
+        found = [s for s in self.steps() if s.stage == stage and s.hash == key and self.output(s).exists()]
         return found[-1] if found else None
 
     def record(self, step: Step) -> None:
@@ -114,6 +125,11 @@ class RunDir:
         finally:
             _HELD.discard(file)
             os.close(descriptor)  # the kernel drops the lock, as it does when a process dies
+
+
+def is_shared(step: Step) -> bool:
+    """Whether a step is entered here and its result lies in a sibling's directory."""
+    return step.output.startswith(os.pardir + os.sep)
 
 
 _HELD: set[str] = set()

@@ -209,11 +209,11 @@ def _above(gain: Spread | None) -> bool:
 def cells(found: Sequence[Found]) -> list[Cell]:
     """Every checkpoint's best place for every task of every data set."""
     many_sets = len({one.document.data_name for one in found}) > 1
-    names: dict[str, str] = {}
+    names: dict[tuple[str, str], str] = {}
     made = []
     for one, label in zip(found, checkpoint_labels(found), strict=True):
         document = one.document
-        checkpoint = names.setdefault(document.checkpoint.identity, label)
+        checkpoint = names.setdefault((document.checkpoint.identity, document.how), label)
         for best in document.best:
             column = f"{document.data_name}: {best.task}" if many_sets else best.task
             keeps = document.is_reference(best)

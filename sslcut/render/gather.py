@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sslcut.errors import InputError
 from sslcut.render.results import Document
+from sslcut.rundir import RUN_FILE, RunDir, is_shared
 
 PATTERN = "probe-*.json"
 Kin = Callable[[Path], set[str]]  # a checkpoint's path → its identity and those in its history
@@ -32,19 +33,29 @@ class Found:
 
 
 def find(paths: Sequence[Path], kin: Kin) -> list[Found]:
-    """Every results file that `paths` mean, in order, each once, one for a checkpoint on a data set.
+    """Every results file that `paths` mean, in order, each once: one for a checkpoint, a data set and a way to probe.
 
     Raises InputError (exit 3) where a path is missing, a file is broken or foreign, or nothing was found.
     """
-    found: dict[tuple[str, str], Found] = {}
+    found: dict[tuple[str, str, str], Found] = {}
     for file, document in (pair for path in paths for pair in _meant(path, kin)):
-        key = (document.checkpoint.identity, json.dumps(document.data, sort_keys=True))
+        key = (document.checkpoint.identity, json.dumps(document.data, sort_keys=True), document.how)
         if key not in found:
-            found[key] = Found(file, document, _epochs(file.parent / "metrics.jsonl"), _run(file.parent / "run.json"))
+            epochs = _epochs(trained_in(file.parent) / "metrics.jsonl")
+            found[key] = Found(file, document, epochs, _run(file.parent / "run.json"))
     if not found:
         named = ", ".join(map(str, paths)) or "nothing"
         raise InputError(f"no results in {named}", hint="`sslcut probe CHECKPOINT` makes them")
     return list(found.values())
+
+
+def trained_in(folder: Path) -> Path:
+    """The folder in which a run's network was trained: its own, or that of the sibling with which it shares it."""
+    with suppress(InputError):
+        run = RunDir(folder)
+        trained = [run.output(step) for step in run.steps() if step.stage == "pretrain"]
+        return trained[-1].parent if trained else folder
+    return folder
 
 
 def read(path: Path) -> Document:
@@ -64,7 +75,8 @@ def _meant(path: Path, kin: Kin) -> Iterator[tuple[Path, Document]]:
     if not path.exists():
         raise InputError(f"no such file or directory: {path}", hint="give a results file, a checkpoint or a directory")
     if path.is_dir():
-        files = [file for file in sorted(path.rglob(PATTERN)) if file.is_file() and _is_results(_json(file))]
+        below = [*sorted(path.rglob(PATTERN)), *_shared(path)]
+        files = [file for file in below if file.is_file() and _is_results(_json(file))]
         if not files:
             raise InputError(f"no {PATTERN} below {path}", hint="`sslcut probe CHECKPOINT` makes one")
         yield from ((file, read(file)) for file in files)
@@ -72,6 +84,14 @@ def _meant(path: Path, kin: Kin) -> Iterator[tuple[Path, Document]]:
         yield path, read(path)
     else:
         yield from _beside(path, kin(path))
+
+
+def _shared(folder: Path) -> Iterator[Path]:
+    """Results that runs in a folder share with a sibling: their `run.json` names them."""
+    for file in sorted(folder.rglob(RUN_FILE)):
+        with suppress(InputError):
+            run = RunDir(file.parent)
+            yield from (run.output(step) for step in run.steps() if step.stage == "probe" and is_shared(step))
 
 
 def _beside(path: Path, identities: set[str]) -> Iterator[tuple[Path, Document]]:
@@ -140,11 +160,17 @@ def labels(found: Sequence[Found]) -> list[str]:
 
 
 def checkpoint_labels(found: Sequence[Found]) -> list[str]:
-    """A short name for each result's checkpoint: its folder below the common one, and its stem where those differ."""
-    stems = [Path(one.document.checkpoint.name or one.path.stem).stem for one in found]
-    if len(set(stems)) == 1 and len(set(_folders(found))) > 1:
-        return [folder.as_posix() for folder in _folders(found)]
-    return [(folder / stem).as_posix() for folder, stem in zip(_folders(found), stems, strict=True)]
+    """A short name for each result's checkpoint: its folder below the common one, and its stem where those differ.
+
+    Where a checkpoint was probed in several ways, the results' own names tell them apart.
+    """
+    folders, stems = _folders(found), [Path(one.document.checkpoint.name or one.path.stem).stem for one in found]
+    alike = len(set(stems)) == 1 and len(set(folders)) > 1
+    names = [(f if alike else f / stem).as_posix() for f, stem in zip(folders, stems, strict=True)]
+    ways: dict[str, set[str]] = {}
+    for name, one in zip(names, found, strict=True):
+        ways.setdefault(name, set()).add(one.document.how)
+    return [name if len(ways[name]) == 1 else full for name, full in zip(names, labels(found), strict=True)]
 
 
 def _folders(found: Sequence[Found]) -> list[Path]:

@@ -3,6 +3,7 @@
 One document is one checkpoint on one data set: rows of scores, label-free measures and costs, each a flat record.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, Literal
@@ -133,6 +134,12 @@ class Document(_Part):
     def data_name(self) -> str:
         """The data set's name, or an empty string."""
         return str(self.data.get("name") or "")
+
+    @property
+    def how(self) -> str:
+        """How it was probed, as one text: the recipe's `probe`, less what changes no number."""
+        probe = self.recipe.get("probe")
+        return json.dumps({**probe, "memory": None} if isinstance(probe, dict) else probe, sort_keys=True)
 
     @cached_property
     def metrics(self) -> dict[str, str]:

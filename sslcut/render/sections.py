@@ -10,7 +10,7 @@ from typing import Any
 
 from sslcut.render import atlas, compare, curves, figures, geometry, table, words
 from sslcut.render.chart import Figure, slug
-from sslcut.render.gather import Found, labels
+from sslcut.render.gather import Found, labels, trained_in
 from sslcut.render.results import Document
 from sslcut.render.table import Table
 from sslcut.render.words import Answer
@@ -235,8 +235,9 @@ def _each(found: Sequence[Found], names: Sequence[str]) -> Iterator[Part]:
     for index, (one, label) in enumerate(zip(found, names, strict=True), 1):
         prefix = f"{index}-{slug(label)}"
         full = len(found) <= IN_FULL
-        curved = one.path.parent not in seen
-        seen.add(one.path.parent)
+        folder = trained_in(one.path.parent)
+        curved = folder not in seen
+        seen.add(folder)
         made = one_result(one, curved=curved) if full else _in_brief(one.document)
         sections = tuple(_prefixed(section, prefix) for section in made)
         yield Part(prefix, label, sections, words.answer(one.document))

@@ -44,7 +44,7 @@ def run(given: Given, options: Options) -> Iterator[Event]:
     started = time.monotonic()
     export = _prepared(source, options.to)
     yield from (Note(note) for note in export.notes)
-    target = options.out or source.path.with_name(source.path.stem + export.suffix)
+    target = options.out or given.folder / (source.path.stem + export.suffix)
     if options.dry_run:
         yield Plan(f"would write {target}" + (", which exists" if target.exists() else ""))
         return

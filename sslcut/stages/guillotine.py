@@ -13,7 +13,7 @@ from sslcut.events import Event, Note, Plan, Result
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
 from sslcut.names import NORM, bare, check_readout, fitting_readouts, is_normed, normed, resolve
-from sslcut.rundir import Step, now, run_of
+from sslcut.rundir import RunDir, Step, now, run_of
 
 ANSWERED = ("best", "smallest")  # what `--at` takes beside layers: results say which layer is meant
 
@@ -73,7 +73,7 @@ def run(given: Given, options: Options) -> Iterator[Event]:
         return
     document = cut_document(source, place)
     cut = header.plan_cut(source, kept, document)
-    target = options.out or source.path.with_name(_file_name(source, place))
+    target = options.out or given.folder / _file_name(source, place)
     dropped = len(source.entries) - sum(len(source.owners[name]) for name in kept)
     size = source.path.stat().st_size
     gone = [name for name in names if name not in kept]
@@ -165,13 +165,13 @@ def no_norm(layer: str) -> UsageError:
 
 
 def _results_for(source: Header, given: Given) -> dict[str, Any]:
-    """The results that carry this checkpoint's identity: those named, else the newest beside it."""
+    """The results that carry this checkpoint's identity: those named, else the newest in its run or beside it."""
     if given.results is not None:
         results = read_results(given.results)
         if results["checkpoint"]["identity"] != source.identity:
             raise InputError(f"{given.results} was measured on another checkpoint than {source.path}", hint=_PROBE)
         return results
-    for file in _results_beside(source.path):
+    for file in _results_in(given.folder):
         with suppress(InputError):  # of another checkpoint, perhaps, and damaged
             results = read_results(file)
             if results["checkpoint"]["identity"] == source.identity:
@@ -179,12 +179,16 @@ def _results_for(source: Header, given: Given) -> dict[str, Any]:
     raise InputError(f"no results for {source.path} beside it", hint=_PROBE)
 
 
-def _results_beside(checkpoint: Path) -> list[Path]:
-    """Results files in the checkpoint's folder, the newest first: by the run's order where it has one, then by time."""
-    run = run_of(checkpoint)
-    entered = [checkpoint.with_name(step.output) for step in run.steps() if step.stage == "probe"] if run else []
-    found = sorted(checkpoint.parent.glob("probe-*.json"), key=lambda file: file.stat().st_mtime)
-    return [*reversed([file for file in entered if file in found]), *(f for f in reversed(found) if f not in entered)]
+def _results_in(folder: Path) -> list[Path]:
+    """Results files of a folder, the newest first: by its run's order where it has one, then by time.
+
+    Those that the run shares with a sibling are among them.
+    """
+    run = RunDir(folder)
+    entered = [run.output(step) for step in run.steps() if step.stage == "probe"]
+    found = sorted(folder.glob("probe-*.json"), key=lambda file: file.stat().st_mtime)
+    there = [file for file in entered if file in found or file.parent != folder]
+    return [*reversed(there), *(file for file in reversed(found) if file not in entered)]
 
 
 _PROBE = "`sslcut probe` measures its layers"

@@ -53,8 +53,9 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     reference_views(recipe.dump()["probe"]["viewed"], None, size=1, seed=0)  # so that its faults are told at once
     source = header.read_network(given.checkpoint)
     layers = asked_layers(recipe.dump()["probe"]["layers"], source.names, imported=is_imported(source))
-    key = recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
-    target = options.out or source.path.with_name(file_name(source, recipe))
+    key = key_of(source, recipe)
+    home = given.folder if options.out is None else options.out.parent
+    target = options.out or where(RunDir(home), file_name(source, recipe), key, options.force)
     refuse_name(target)
     if options.dry_run:
         done = not options.force and done_already(target, key)
@@ -62,7 +63,7 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
         yield Plan(f"{target} is done already" if done else f"would write {target}")
         return
     make_folder(target.parent)
-    directory = run_of(target)
+    directory = run_of(home / target.name)
     with directory.lock() if directory is not None else nullcontext():
         done = not options.force and done_already(target, key)
         if done:
@@ -74,6 +75,17 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
         if directory is not None and done:
             directory.keep(directory.find("probe", key) or step_of(results, target, 0.0))
     yield Result(str(target), results)
+
+
+def key_of(source: Header, recipe: Recipe) -> str:
+    """The hash of what the results depend on."""
+    return recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
+
+
+def where(directory: RunDir, name: str, key: str, force: bool) -> Path:
+    """Where the results go: into the directory, unless its run shares those of a sibling and is not forced."""
+    own, step = directory.path / name, directory.find("probe", key)
+    return own if step is None or own.exists() or force else directory.output(step)
 
 
 def step_of(results: dict[str, Any], target: Path, seconds: float) -> Step:
