@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sslcut.errors import MachineError
+from sslcut.errors import MachineError, SslcutError
 
 _REMEDIES = {
     errno.ENOSPC: ("the disk is full", "free some space, or write elsewhere with --out"),
@@ -24,11 +24,31 @@ _REMEDIES = {
     errno.EFBIG: ("the file is too large for this file system", "write elsewhere with --out"),
 }
 
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # what the machine refuses to any part
+
 
 def machine_fault(error: OSError, path: Path | str) -> MachineError:
     """The MachineError (exit 5) that says what the system refused at `path`, and what to do about it."""
     what, hint = _REMEDIES.get(error.errno or 0, (error.strerror or str(error), "check the path and the disk"))
     return MachineError(f"cannot write {path}: {what}", hint=hint)
+
+
+def as_fault(error: BaseException) -> SslcutError | None:
+    """The user's or the machine's fault behind an exception, or None where it is a bug."""
+    if isinstance(error, SslcutError):
+        return error
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    ):
+        return MachineError(
+            f"out of memory: {error}".splitlines()[0],
+            hint="a smaller train.batch_size, data.size or data.train needs less",
+        )
+    if isinstance(error, OSError) and error.errno in _SYSTEM:
+        return machine_fault(error, error.filename or "a file")
+    return None
 
 
 def make_folder(path: Path) -> Path:

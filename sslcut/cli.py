@@ -201,6 +201,9 @@ def run(
     seed: SeedOption = None,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Cells of a sweep side by side, sharing the threads.")
+    ] = 1,
 ) -> Iterator[Event]:
     """Do all of a recipe's stages in order. Pretrain, probe, guillotine, report; prints the report's path.
 
@@ -209,7 +212,7 @@ def run(
     chosen = _recipe(_either(source, recipe), sets, data, seed)
     from sslcut import study
 
-    return study.run(chosen, Options(out, device, threads, force, dry_run))
+    return study.run(chosen, Options(out, device, threads, force, dry_run, jobs))
 
 
 @command

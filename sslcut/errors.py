@@ -82,6 +82,12 @@ class ThresholdError(SslcutError):
     exit_code = 6
 
 
+def family(exit_code: int) -> type[SslcutError]:
+    """The kind of fault that ends a process with this exit code."""
+    kinds = (UsageError, InputError, DivergedError, MachineError, ThresholdError)
+    return next((kind for kind in kinds if kind.exit_code == exit_code), SslcutError)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name closest to `name`, or an empty string where none is close."""
     found = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
 """What a stage tells while it works: stages yield events, and only the command line prints them (no torch)."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,34 @@ class Progress(Event):
         """The event as one plain line."""
         share = f"{100 * self.done / self.total:3.0f} %" if self.total else ""
         return "  ".join([f"{self.text} {share}", *(f"{k} {v}" for k, v in self.facts.items())])
+
+
+@dataclass(frozen=True)
+class Aside(Note):
+    """A note on one of several pieces of work side by side: shown where every line is wanted."""
+
+
+@dataclass(frozen=True)
+class Stage(Event):
+    """A stage of a run, by its name in `text`, that begins or with `done` is through; not for the eye."""
+
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Row(Event):
+    """What one piece of work is at, of several: a line of a table on a terminal, where `text` stands behind `of`.
+
+    Elsewhere `told` is its plain line; without one it is progress, of which a line is told every few seconds.
+    """
+
+    of: str = ""
+    state: Literal["waiting", "running", "done", "failed"] = "running"
+    told: str = ""
+
+    def line(self) -> str:
+        """The event as one plain line."""
+        return self.told or f"{self.of}: {self.text}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 A part of the command line's room: it and `cli` are the only ones that print.
 """
 
-import errno
 import json
 import os
 import signal
@@ -16,14 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sslcut.atomic import as_fault
 from sslcut.errors import MachineError, SslcutError
-from sslcut.events import Event, Progress, Result, Warn
+from sslcut.events import Aside, Event, Progress, Result, Row, Warn
 from sslcut.interrupts import Terminated, raise_for
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+    from sslcut.rows import Table
+
 PLAIN_SECONDS = 5.0  # between two lines of progress where stderr is no terminal
 
 
@@ -53,19 +54,22 @@ class Screen:
                 if isinstance(event, Result):
                     progress.clear()
                     _out(json.dumps(event.document(), allow_nan=False) if self.as_json else event.text)
-                elif isinstance(event, Progress):
+                elif isinstance(event, Progress | Row):
                     if not self.quiet:
                         progress.step(event, always=self.verbose)
+                elif isinstance(event, Aside) and not self.verbose:
+                    continue
                 elif not self.quiet or isinstance(event, Warn):
                     progress.line(event.line())
 
 
 class _Progress:
-    """A bar on a terminal; a plain line every few seconds elsewhere."""
+    """A bar or a table on a terminal; a plain line every few seconds elsewhere."""
 
     def __init__(self, bar: bool) -> None:
         self._wanted = bar
         self._bar: Bar | None = None
+        self._table: Table | None = None
         self._task: Any = None
         self._text = ""
         self._last = 0.0
@@ -76,16 +80,24 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def step(self, event: Progress, always: bool) -> None:
-        if self._wanted:
+    def step(self, event: Progress | Row, always: bool) -> None:
+        if self._wanted and isinstance(event, Row):
+            self._tabulate(event)
+        elif self._wanted and isinstance(event, Progress):
+            if self._table is not None:
+                self.clear()  # one thing at a time redraws itself
             self._draw(event)
+        elif isinstance(event, Row) and (event.told or event.state != "running"):
+            if event.told:
+                _err(event.told)
         elif always or time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             _err(event.line())
 
     def line(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        live = self._bar or self._table
+        if live is not None:
+            live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             _err(text)
 
@@ -93,6 +105,16 @@ class _Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._table is not None:
+            self._table.stop()
+            self._table = None
+
+    def _tabulate(self, event: Row) -> None:
+        if self._table is None:
+            from sslcut.rows import Table
+
+            self._table = Table()
+        self._table.update(event)
 
     def _draw(self, event: Progress) -> None:
         if self._bar is None:
@@ -131,7 +153,7 @@ def ending(work: Callable[[], None], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return fail(_as_fault(error), error)
+        return fail(as_fault(error), error)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -151,26 +173,6 @@ def fail(fault: SslcutError | None, error: BaseException) -> int:
         if each.hint:
             _err(f"  hint: {each.hint}")
     return fault.exit_code
-
-
-def _as_fault(error: Exception) -> SslcutError | None:
-    """The user's or the machine's fault behind an exception, or None where it is a bug."""
-    if isinstance(error, SslcutError):
-        return error
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    ):
-        return MachineError(
-            f"out of memory: {error}".splitlines()[0],
-            hint="a smaller train.batch_size, data.size or data.train needs less",
-        )
-    if isinstance(error, OSError) and error.errno in _SYSTEM:
-        from sslcut.atomic import machine_fault
-
-        return machine_fault(error, error.filename or "a file")
-    return None
 
 
 def _out(text: str) -> None:

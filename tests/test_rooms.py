@@ -12,7 +12,8 @@ ORDER = [
     "errors", "registry", "names", "libraries", "events", "options", "fingerprint", "schedules", "interrupts",
     "provenance", "atomic", "marked", "yamltext", "merge", "draft", "choices", "sections", "faults",
     "bundled", "recipe", "sweep", "rundir", "inputs", "header", "answers", "data", "model", "methods",
-    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "screen", "cli", "__main__",
+    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "rows", "screen",
+    "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

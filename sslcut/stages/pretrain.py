@@ -45,7 +45,7 @@ from sslcut.provenance import versions
 from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
-from sslcut.training.estimate import memory
+from sslcut.training.estimate import BYTES, memory
 from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
@@ -63,24 +63,29 @@ def run(recipe: Recipe, options: Options) -> Iterator[Event]:
     device = choose_device(options.device)
     check_fit(recipe.dump())
     directory = RunDir(options.out or Path("runs") / recipe.name)
-    start, data = recipe.dump()["from"], recipe.dump()["data"]
-    key = recipe.stage_hash("pretrain", (header.read(start).identity if start else "") + data_fingerprint(data))
+    key = key_of(recipe)
     target = directory.path / FILE
     if options.dry_run:
         step = None if options.force else done_already(directory, key)
         yield from plan(recipe, device) if step is None else ()
-        yield Plan(f"would write {target}" if step is None else f"{target} is done already")
+        yield Plan(f"would write {target}" if step is None else f"{directory.output(step)} is done already")
         return
     with directory.lock():
         step = None if options.force else done_already(directory, key)
         if step is not None:
-            yield Note(f"{target} is done already")
+            yield Note(f"{directory.output(step)} is done already")
             directory.keep(step)
         else:
             step = yield from _Training(recipe, directory, device, options, key).run()
             directory.record(step)
         forget_state(directory)  # only now is the network itself safe
-    yield Result(str(target), {"identity": step.identity, **step.facts})
+    yield Result(str(directory.output(step)), {"identity": step.identity, **step.facts})
+
+
+def key_of(recipe: Recipe) -> str:
+    """The hash of what the trained network depends on. Raises InputError where the checkpoint to start from is none."""
+    start, data = recipe.dump()["from"], recipe.dump()["data"]
+    return recipe.stage_hash("pretrain", (header.read(start).identity if start else "") + data_fingerprint(data))
 
 
 def forget_state(directory: RunDir) -> None:
@@ -90,14 +95,14 @@ def forget_state(directory: RunDir) -> None:
 
 
 def done_already(directory: RunDir, key: str) -> Step | None:
-    """The step that made the network that is here; None where there is none yet, or its training is half way.
+    """The step that made the network of this run; None where there is none yet, or its training is half way.
 
     Raises UsageError where the directory holds another recipe's network or half of its training, or a file that is not
     the one that was written.
     """
     hint = "--force replaces it, --out writes elsewhere"
     step = directory.find("pretrain", key)
-    if step is not None and header.read(directory.path / FILE).identity == step.identity:
+    if step is not None and header.read(directory.output(step)).identity == step.identity:
         return step
     state = checkpoint.load_state(directory.path / "state")
     if state is not None and state[1]["hash"] == key:
@@ -110,8 +115,11 @@ def done_already(directory: RunDir, key: str) -> Step | None:
     return None
 
 
-def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
-    """What training by the recipe would do: data, network, steps; data that is not here is a warning."""
+def plan(recipe: Recipe, device: torch.device) -> Generator[Event, None, int]:
+    """What training by the recipe would do: data, network, steps; data that is not here is a warning.
+
+    Returns about how many bytes its checkpoint will have; 0 where the network is not here.
+    """
     document = recipe.dump()
     train, classes, images = document["train"], 2, absent_images(document["data"])
     size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
@@ -136,7 +144,7 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
         blocks = costs(blueprint(model), size)
     except AbsentError as absent:
         yield Warn(f"the network is not here: {absent}")
-        return
+        return 0
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
     yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
@@ -144,6 +152,7 @@ def plan(recipe: Recipe, device: torch.device) -> Iterator[Event]:
     told = "as many steps as the data gives" if steps is None else f"{steps:,} steps"
     length = f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}, {told}"
     yield Plan(f"training: {document['method']['name']}, {length}, on {device}")
+    return BYTES * parameters
 
 
 def absent_images(data: Mapping[str, Any]) -> int | None:
@@ -160,7 +169,7 @@ class _Training:
         self.state = None if options.force else checkpoint.load_state(directory.path / "state")
         stored = directory.document() if self.state is not None else {}
         self.threads = use_threads(options.threads or stored.get("threads"))
-        self.stored_precision = stored.get("precision")
+        self.given_precision = stored.get("precision") or options.precision
         self.started = time.monotonic()
 
     def run(self) -> Generator[Event, None, Step]:
@@ -211,21 +220,10 @@ class _Training:
         return Step("pretrain", FILE, identity, self.key, [], seconds, now(), metrics)
 
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
-        """The run's stored precision where it is resumed, else the recipe's, measured for `auto`."""
-        if self.stored_precision is not None:
-            return Precision(**self.stored_precision)
-        asked, batch = self.document["train"]["precision"], self.document["train"]["batch_size"]
-        first = torch.arange(min(batch, len(images)))
-
-        def measure() -> Precision:
-            sample = views(images.read(views.shown(first, 0)).to(self.device), first.to(self.device), 0)
-            given = labels[first].to(self.device) if labels is not None else None
-            return choose_precision(asked, method, sample, given)
-
-        if asked != "auto":
-            return measure()
-        task = {key: self.document[key] for key in ("model", "method", "views")}
-        return remembered({**task, "batch": len(first), "size": images.size}, self.device, measure)
+        """The run's stored precision where it is resumed, or the one decided for it, else the recipe's."""
+        if self.given_precision is not None:
+            return Precision(**self.given_precision)
+        return decided(self.document, method, images, labels, views)
 
     def epochs(
         self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker, precision: Precision
@@ -268,6 +266,36 @@ class _Training:
             "threads": self.threads,
             "precision": precision.name,
         }
+
+
+def arithmetic(recipe: Recipe, options: Options) -> Generator[Event, None, Precision]:
+    """The precision that the recipe's training would choose here; nothing is trained."""
+    device, document = choose_device(options.device), recipe.dump()
+    check_fit(document)
+    use_threads(options.threads)
+    opened = yield from open_data(document["data"], document["seed"])
+    opened = as_published(opened, document["model"]["backbone"])
+    method, labels = make_method(document, opened)
+    views = view_maker(views_of(document), opened, document["seed"])
+    return decided(document, method.to(device), opened.train, labels, views)
+
+
+def decided(
+    document: Mapping[str, Any], method: Method, images: Images, labels: Tensor | None, views: ViewMaker
+) -> Precision:
+    """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch."""
+    asked, batch = document["train"]["precision"], document["train"]["batch_size"]
+    device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
+
+    def measure() -> Precision:
+        sample = views(images.read(views.shown(first, 0)).to(device), first.to(device), 0)
+        given = labels[first].to(device) if labels is not None else None
+        return choose_precision(asked, method, sample, given)
+
+    if asked != "auto":
+        return measure()
+    task = {key: document[key] for key in ("model", "method", "views")}
+    return remembered({**task, "batch": len(first), "size": images.size}, device, measure)
 
 
 def need_space(folder: Path, method: Method) -> None:

@@ -1,13 +1,12 @@
-"""`sslcut run`: a recipe's stages in order, each on what the one before wrote; of a sweep, cell after cell."""
+"""A recipe's stages in order, each on what the one before wrote; those of a sweep's cell, with what siblings did."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from sslcut import answers
-from sslcut.errors import SslcutError
-from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut import answers, header
+from sslcut.events import Event, Plan, Result, Stage, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.methods.making import model_document
 from sslcut.model.build import blueprint
@@ -16,48 +15,39 @@ from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
 from sslcut.stages import guillotine, pretrain, probe, report
-from sslcut.sweep import Cell, cells
+from sslcut.study.sharing import take_over
 
 
-def run(recipe: Recipe, options: Options) -> Iterator[Event]:
-    """Do the recipe's stages in order, keeping those that are done; yields the last one's path.
+def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection[str] | None = None) -> Iterator[Event]:
+    """Do the recipe's stages in order, keeping those that are done; yields Stage events, and the last one's path.
 
-    Raises what the stages raise.
+    As a sweep's cell (`follows` is not None) the run makes no report of its own, and enters what a sibling has done
+    instead of doing it again; stages in `follows` a sibling does for it, so that no force repeats them here. Raises
+    what the stages raise.
     """
-    directory = RunDir(options.out or Path("runs") / recipe.name)
-    points = cells(recipe)
-    yield from _sweep(points, recipe, options, directory) if points else _one(recipe, options, directory)
-
-
-def _sweep(points: Sequence[Cell], recipe: Recipe, options: Options, directory: RunDir) -> Iterator[Event]:
-    """Run every cell in a directory of its own, then report on all; raises the first failure when all are through."""
-    failures: list[SslcutError] = []
-    with nullcontext() if options.dry_run else directory.lock():
-        for number, cell in enumerate(points, start=1):
-            yield Note(f"cell {number} of {len(points)}: {cell.name}")
-            try:
-                yield from _without_result(_one(cell.recipe, options, RunDir(directory.path / cell.name)))
-            except SslcutError as error:
-                failures.append(error)
-                yield Warn(f"cell {cell.name} failed: {error}")
-        if len(failures) < len(points) and "report" in recipe.stages and not options.dry_run:
-            title = recipe.dump()["report"]["title"]
-            told = report.run([directory.path], directory.path / "report", title)
-            yield from _without_result(told) if failures else told  # what is printed would pass for success
-    if failures:
-        raise failures[0]
-
-
-def _one(recipe: Recipe, options: Options, directory: RunDir) -> Iterator[Event]:
-    if "pretrain" in recipe.stages:
+    stages = [stage for stage in recipe.stages if follows is None or stage != "report"]
+    if "pretrain" in stages:
         check_places(recipe)
     with nullcontext() if options.dry_run else directory.lock():
         given: Given | None = None
         result: Result | None = None
-        for stage in recipe.stages:
-            result, given = yield from _stage(stage, recipe, options, directory, given)
+        for stage in stages:
+            yield Stage(stage)
+            how = options if follows is None or stage not in follows else replace(options, force=False)
+            if follows is not None and not how.force:
+                yield from _taken_over(stage, recipe, directory, given)
+            result, given = yield from _stage(stage, recipe, how, directory, given)
+            yield Stage(stage, done=True)
     if result is not None and not options.dry_run:
         yield result
+
+
+def _taken_over(stage: str, recipe: Recipe, directory: RunDir, given: Given | None) -> Iterator[Event]:
+    """Enter a sibling's result of this stage, where one has done it: the stage then finds it done."""
+    if stage == "pretrain" and not (directory.path / pretrain.FILE).exists():
+        yield from take_over(directory, stage, pretrain.key_of(recipe))
+    elif stage == "probe" and given is not None:
+        yield from take_over(directory, stage, probe.key_of(header.read_network(given.checkpoint), recipe))
 
 
 def _stage(
@@ -69,13 +59,14 @@ def _stage(
         return None, None
     if stage == "pretrain":
         result = yield from _events(pretrain.run(recipe, replace(options, out=directory.path)))
-        return result, Given(Path(result.text)) if result is not None else None
+        return result, Given(Path(result.text), directory=directory.path) if result is not None else None
     if given is None and stage != "report":
-        given = Given(directory.newest(UNCUT if stage == "guillotine" else CHECKPOINT_STAGES))
+        newest = directory.newest(UNCUT if stage == "guillotine" else CHECKPOINT_STAGES)
+        given = Given(newest, directory=directory.path)
     if stage == "probe":
         assert given is not None
         result = yield from _events(probe.run(given, recipe, replace(options, out=None)))
-        return result, Given(given.checkpoint, Path(result.text)) if result is not None else given
+        return result, replace(given, results=Path(result.text)) if result is not None else given
     if stage == "guillotine":
         assert given is not None
         how = recipe.dump()["guillotine"]
@@ -89,7 +80,7 @@ def _stage(
             yield Warn("nothing is cut: without labels there is no answer to where")
             return Result(str(given.checkpoint)), given
         result = yield from _events(guillotine.run(given, where))
-        return result, Given(Path(result.text)) if result is not None else given
+        return result, Given(Path(result.text), directory=directory.path) if result is not None else given
     title = recipe.dump()["report"]["title"]
     return (yield from _events(report.run([directory.path], directory.path / "report", title))), given
 
@@ -104,10 +95,6 @@ def check_places(recipe: Recipe) -> None:
         layer = resolve(how["at"], chain.names)
         if how["keep_norm"] and chain.norm_behind(layer) is None:
             raise guillotine.no_norm(layer)
-
-
-def _without_result(events: Iterator[Event]) -> Iterator[Event]:
-    return (event for event in events if not isinstance(event, Result))
 
 
 def _events(events: Iterator[Event]) -> Generator[Event, None, Result | None]:
