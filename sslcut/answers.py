@@ -9,7 +9,13 @@ from typing import Any
 from sslcut.errors import UsageError, suggestion
 
 Results = Mapping[str, Any]
+CONTROLS = ("pca=", "scale=")  # how the options of a row begin whose features were projected or scaled otherwise
 UNNAMED = ("avg", "cls", "vector")  # the read-outs that go without saying: no layer has two of them
+
+
+def controlled(options: str | None) -> bool:
+    """Whether a row's options say that its features were not read as the probe reads them."""
+    return (options or "").startswith(CONTROLS)
 
 
 def label(layer: str, readout: str) -> str:
@@ -63,6 +69,7 @@ def _validation(results: Results, metrics: Mapping[str, str]) -> dict[tuple[str,
     found: dict[tuple[str, str], dict[str, float]] = {}
     for row in results["results"]:
         counts = row["probe"] == "linear" and row["fraction"] == 1.0 and metrics.get(row["task"]) == row["metric"]
+        counts = counts and row.get("shift") is None and not controlled(row.get("options"))
         if counts and row["layer"] in results["layers"] and row["validation"] is not None:
             found.setdefault((row["layer"], row["readout"]), {})[row["task"]] = row["validation"]
     return {place: _mean(values.values()) for place, values in found.items() if len(values) == len(metrics)}

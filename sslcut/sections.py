@@ -168,7 +168,9 @@ class Probe(Section):
     """What is measured at which layers. `train` and `test` cap the numbers of images.
 
     `precision` is that of the pass over the images, `memory` what the features and a probe's work may take together.
-    `fractions` are shares of the labels to learn from as well, beside all of them.
+    `fractions` are shares of the labels to learn from as well, beside all of them. `controls` read the layers once
+    more: `pca` at one width, `common_width` or the narrowest layer's, and in pairs with the reference; `concat` the
+    backbone's last four blocks together; `raw` in the other scale than `scale`.
     """
 
     layers: Names = "all"
@@ -181,6 +183,8 @@ class Probe(Section):
     pixels: bool = True
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     scale: Literal["standard", "raw"] = "standard"
+    controls: tuple[Literal["pca", "concat", "raw"], ...] = ()
+    common_width: Count | None = None
     bootstrap: Annotated[int, Field(ge=2)] = 1000
     precision: Literal["float32", "bf16"] = "float32"
     memory: Annotated[str, AfterValidator(_size)] = "4GB"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SHARED = "log_odds"  # the scale on which scores of different tasks can be averaged
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -58,9 +60,12 @@ def wins(replicates: Tensor) -> Tensor:
 def comparable(scores: Tensor, metric: str, rows: int) -> Tensor:
     """Scores on a scale whose differences can be averaged over tasks: log-odds of a share, −log(1 − R²) of R².
 
-    A score that is (nearly) perfect, or a share near nought, counts as half a row short of it.
+    A score that is (nearly) perfect, or a share near nought, counts as half a row short of it. What is on that scale
+    already (`SHARED`) stays as it is.
     """
     scores, half = scores.double(), 1 / (2 * rows)
+    if metric == SHARED:
+        return scores
     if metric == "r2":
         return -(1 - scores).clamp_min(half).log()
     return scores.clamp(half, 1 - half).logit()

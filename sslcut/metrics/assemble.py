@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from sslcut import answers
 from sslcut.data.images import Task
 from sslcut.errors import UsageError
 from sslcut.events import Event, Progress, Warn
+from sslcut.metrics.controls import CONCATENATED, pairs, projected, rescaled, widths
+from sslcut.metrics.fairness import alternatives, answer_under
 from sslcut.metrics.fractions import with_labels
 from sslcut.metrics.handed import Handed
 from sslcut.metrics.layer import Fit, Fold, Layer, Measure, at_rows, defined
@@ -24,6 +26,7 @@ from sslcut.registry import MEASURES, PROBES, Registry
 Choice = str | Mapping[str, Any]  # a member of a registry as a recipe names it: its name, or a mapping with `name`
 Found = tuple[dict[str, Any], dict[str, Tensor]]
 ANSWERING = "linear"  # the probe whose validation scores give the answer
+CONTROLS = ("pca", "raw")  # that read every layer once more
 AVERAGED = "transfer"  # the probe whose scores have a mean over tasks
 
 
@@ -44,6 +47,7 @@ class Study:
     group: Tensor | None = None
     trained_on: Sequence[str] = ()
     handed: Handed | None = None
+    widths: Mapping[Key, Sequence[int]] = field(default_factory=dict)  # those of the control `pca` at each layer
 
     def call(
         self,
@@ -71,12 +75,13 @@ class Study:
 
 @dataclass(frozen=True)
 class _Job:
-    """One call of a probe: on one layer, with a share of the labels, of the network or of its untrained twin."""
+    """One call of a probe: on one layer, with a share of the labels, under a control, of the untrained twin."""
 
     probe: Choice
     layer: Layer
     fraction: float = 1.0
     untrained: bool = False
+    control: str = ""
 
 
 def measure(
@@ -98,17 +103,22 @@ def measure(
     untrained: Sequence[Layer] | None = None,
     pixels: Layer | None = None,
     handed: Handed | None = None,
+    controls: Sequence[str] = (),
+    common_width: int | None = None,
+    concatenated: Layer | None = None,
 ) -> Generator[Event, None, Found]:
     """Measures `layers` (in network order) on all tasks; yields events, returns the results and their predictions.
 
-    The results have the keys `results`, `measures`, `best` and `recommended` (null without an answer); predictions are
+    The results have the keys `results`, `measures`, `best`, `recommended` (null without an answer) and `controls`, what
+    would be recommended under each control (`controls.py`) and from each share of the labels; predictions are
     `row.<i>`, `validation.row.<i>`, `target.<task>` and `validation.target.<task>`, of the test and the validation
     rows in row order (`layer.rows_of`). `end` is the network's end, whose score stands beside the answer; `untrained`
     are the same layers of an untrained network and `pixels` the raw images, both for the linear probe alone; `handed`
     is what measures want beside the features. A probe may work in `memory` bytes beside the features. A task that has
     no label in some part is left out with a warning. The tasks that the network was `trained_on` do not count where
     transfer to many is one number. Raises UsageError where the reference is not measured, InputError where features
-    are not finite.
+    are not finite. `concatenated` is the layer of the control `concat`, `common_width` that of `pca`: by default the
+    narrowest layer's.
     """
     if reference not in [layer.key for layer in layers]:
         raise UsageError(
@@ -132,13 +142,17 @@ def measure(
         group=group,
         trained_on=trained_on,
         handed=handed,
+        widths=widths(layers, reference, common_width or min(layer.features.shape[1] for layer in layers)),
     )
-    jobs = _jobs(layers, reference, probes, fractions, untrained or (), pixels) if usable else []
+    if controls and ANSWERING not in map(_name, probes):
+        yield Warn(f"the controls {', '.join(controls)} need the linear probe and are left out")
+    outside = [layer for layer in (pixels, concatenated) if layer is not None]
+    jobs = _jobs(layers, reference, probes, fractions, untrained or (), outside, controls) if usable else []
     steps = len(jobs) + len(measures) * len(layers)
     fits: list[tuple[_Job, list[Fit]]] = []
     for done, job in enumerate(jobs):
         yield Progress("probing", done, steps, {"layer": job.layer.name, "probe": _name(job.probe)})
-        fits.append((job, _fit(study, job)))
+        fits.append((job, _fit(study, job, fits)))
     measured: list[Measure] = []
     places = {layer.key: place for place, layer in enumerate(layers)}
     for index, choice in enumerate(measures):
@@ -150,7 +164,8 @@ def measure(
             yield Progress("measuring", at, steps, {"layer": found.layer.name, "measure": found.measure})
     yield Progress("comparing layers", steps, steps)
     rows, tensors = _rows(study, fits)
-    return {"results": rows, "measures": _measures(measured)} | _answer(study, fits), tensors
+    results = {"results": rows, "measures": _measures(measured)} | _answer(study, fits)
+    return results | {"controls": _under_controls(study, fits, layers, results["recommended"])}, tensors
 
 
 def _name(choice: Choice) -> str:
@@ -171,9 +186,13 @@ def _jobs(
     probes: Sequence[Choice],
     fractions: Sequence[float],
     untrained: Sequence[Layer],
-    pixels: Layer | None,
+    outside: Sequence[Layer],
+    controls: Sequence[str],
 ) -> list[_Job]:
-    """All calls of probes; the baselines (pixels, the untrained network) have the answering probe alone."""
+    """All calls of probes; what is not the network (untrained, pixels) and the controls have the answering one alone.
+
+    A control of a layer comes after the layer itself.
+    """
     jobs = [
         _Job(probe, layer, share)
         for share in (1.0, *fractions)
@@ -183,7 +202,8 @@ def _jobs(
     for probe in probes:
         if _name(probe) == ANSWERING:
             jobs += [_Job(probe, layer, untrained=True) for layer in untrained]
-            jobs += [_Job(probe, pixels)] if pixels is not None else []
+            jobs += [_Job(probe, layer) for layer in outside]
+            jobs += [_Job(probe, layer, control=name) for name in controls if name in CONTROLS for layer in layers]
     return jobs
 
 
@@ -195,7 +215,13 @@ def _read_by(probe: Choice, layers: Sequence[Layer], reference: Key) -> list[Lay
     return [layer for layer in layers if asked == "all" or layer.key == reference]
 
 
-def _fit(study: Study, job: _Job) -> list[Fit]:
+def _fit(study: Study, job: _Job, before: Sequence[tuple[_Job, list[Fit]]]) -> list[Fit]:
+    if job.control == "pca":
+        own = next(fits for other, fits in before if _answers(other) and other.layer is job.layer)
+        asked = study.widths[job.layer.key]
+        return projected(job.layer, study.tasks, study.folds, asked, own=own, scale=study.scale, memory=study.memory)
+    if job.control == "raw":
+        return rescaled(job.layer, study.tasks, study.folds, scale=study.scale, memory=study.memory)
     if job.fraction == 1.0:
         return study.call(PROBES, job.probe, [job.layer], study.tasks, study.folds)
     fits = []
@@ -266,5 +292,32 @@ def _answer(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]]) -> dict[st
     return {"best": best, "recommended": recommended}
 
 
+def _under_controls(
+    study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]], layers: Sequence[Layer], recommended: Row | None
+) -> list[Row]:
+    """What would be recommended under each control; none without a recommendation."""
+    if recommended is None:
+        return []
+    found: dict[tuple[float, str], list[Fit]] = {}
+    for job, mine in fits:
+        if _compares(job):
+            for fit in mine:
+                found.setdefault((job.fraction, fit.setting), []).append(fit)
+    paired = pairs(layers, study.reference) if any(job.control == "pca" for job, _ in fits) else {}
+    answers = [
+        answer_under(
+            alternative, study.tasks, study.metrics, validation=study.validation, test=study.test,
+            reference=study.reference, recommended=recommended,
+        )
+        for alternative in alternatives(found, study.reference, paired)
+    ]  # fmt: skip
+    return [answer for answer in answers if answer is not None]
+
+
+def _compares(job: _Job) -> bool:
+    """Whether a job reads the trained network's layers by the probe that answers."""
+    return _name(job.probe) == ANSWERING and not job.untrained and job.layer.name not in (PIXELS, CONCATENATED)
+
+
 def _answers(job: _Job) -> bool:
-    return _name(job.probe) == ANSWERING and job.fraction == 1.0 and not job.untrained and job.layer.name != PIXELS
+    return _compares(job) and job.fraction == 1.0 and not job.control

@@ -56,7 +56,7 @@ class Fit:
     chose (the L2), `rows` the labelled images of the final fit (their mean over folds). `tested` (N,) or (N, 2) holds
     the final fit's predictions at the folds' test rows, `validated` those of the fit on train alone at their
     validation rows; both are meaningless elsewhere. A probe of several seeds puts these in front, (S, N) or (S, N, 2),
-    and its scores are their means.
+    and its scores are their means. `width` is how many numbers an image the probe read, the layer's where None.
     """
 
     layer: Layer
@@ -67,6 +67,12 @@ class Fit:
     rows: int
     tested: Tensor
     validated: Tensor
+    width: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """How many numbers an image the probe read."""
+        return self.layer.features.shape[1] if self.width is None else self.width
 
     @property
     def options(self) -> str:

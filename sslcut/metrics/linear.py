@@ -14,7 +14,7 @@ from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, c
 from sslcut.metrics.logistic import CrossEntropy
 from sslcut.metrics.minimise import path
 from sslcut.metrics.ridge import ridge_path, squeeze
-from sslcut.metrics.rows import Passing, Rows, Scaler, scaled, steps
+from sslcut.metrics.rows import Passing, Rows, Scaler, Scaling, scaled, steps
 from sslcut.metrics.score import METRICS, choosing_metric, values
 
 GRID = tuple(10 ** (step / 2) for step in range(-10, 3))  # 1e-5 … 10 by half powers of ten
@@ -43,22 +43,20 @@ def linear(
     beside the features a scaled copy of a fit's rows is kept where it fits; else they are read and scaled in blocks
     on every pass, with the same result to rounding. Raises InputError where features are not finite.
     """
-    metrics = {name: choosing_metric(task, folds) for name, task in tasks.items()}
-    return [fit for layer in layers for fit in _fit_layer(layer, tasks, folds, scale, memory, metrics)]
+    found = []
+    for layer in layers:
+        check_finite(layer)
+        found += fit_scaled(layer, tasks, folds, (Scaler(layer.features, f.train, scale) for f in folds), memory)
+    return found
 
 
-def _fit_layer(
-    layer: Layer,
-    tasks: Mapping[str, Task],
-    folds: Sequence[Fold],
-    scale: str,
-    memory: int,
-    metrics: Mapping[str, str],
+def fit_scaled(
+    layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold], scalings: Iterable[Scaling], memory: int
 ) -> list[Fit]:
-    check_finite(layer)
+    """Fits every task on one layer as `linear` does, its features as each fold's scaling gives them."""
     sheets = {name: Sheet(name, task) for name, task in tasks.items()}
-    for fold in folds:
-        scaler = Scaler(layer.features, fold.train, scale)
+    metrics = {name: choosing_metric(task, folds) for name, task in tasks.items()}
+    for fold, scaler in zip(folds, scalings, strict=True):
         for labelled, names in alike(tasks):
             fitting = _Fitting(layer, fold, scaler, labelled, memory)
             group = [(sheets[name], tasks[name], metrics[name]) for name in names]
@@ -72,7 +70,7 @@ _Group = Sequence[tuple[Sheet, Task, str]]  # tasks with labels on the same rows
 class _Fitting:
     """The fits of one fold on one layer for tasks that are `labelled` (N,) on the same rows."""
 
-    def __init__(self, layer: Layer, fold: Fold, scaler: Scaler, labelled: Tensor, memory: int) -> None:
+    def __init__(self, layer: Layer, fold: Fold, scaler: Scaling, labelled: Tensor, memory: int) -> None:
         self.layer, self.fold, self.scaler, self.labelled, self.memory = layer, fold, scaler, labelled, memory
 
     def choose_l2(self, group: _Group) -> list[Chosen]:

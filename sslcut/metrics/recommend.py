@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sslcut import answers
 from sslcut.data.images import Task
-from sslcut.metrics.answer import Verdict, comparable, judge
+from sslcut.metrics.answer import SHARED, Verdict, comparable, judge
 from sslcut.metrics.layer import Fit
 from sslcut.metrics.table import Part, Row, Scores, number
 
@@ -31,17 +32,42 @@ class Candidates:
 
 
 def candidates(
-    fits: Sequence[Fit], tasks: Mapping[str, Task], metrics: Mapping[str, str], validation: Part, test: Part
+    fits: Sequence[Fit],
+    tasks: Mapping[str, Task],
+    metrics: Mapping[str, str],
+    validation: Part,
+    test: Part,
+    *,
+    against: Sequence[Fit] = (),
 ) -> list[Candidates]:
-    """The fits of each task, scored by the metric that chooses; a task whose score is no number is left out."""
+    """The fits of each task, scored by the metric that chooses; a task whose score is no number is left out.
+
+    With `against`, a fit for each, the scores are the differences from these on the scale that tasks share.
+    """
     found = []
     for name, task in tasks.items():
-        mine, metric = [fit for fit in fits if fit.task == name], metrics[name]
-        chosen = validation.scores(task, [fit.validated for fit in mine], metric)
+        mine, base = ([fit for fit in some if fit.task == name] for some in (fits, against))
+        metric = metrics[name]
+        chosen = _scores(validation, task, metric, [f.validated for f in mine], [f.validated for f in base])
         if chosen.values.isfinite().all():
-            scored = test.scores(task, [fit.tested for fit in mine], metric)
-            found.append(Candidates(name, metric, [fit.layer.key for fit in mine], chosen, scored))
+            scored = _scores(test, task, metric, [f.tested for f in mine], [f.tested for f in base])
+            keys = [fit.layer.key for fit in mine]
+            found.append(Candidates(name, SHARED if base else metric, keys, chosen, scored))
     return found
+
+
+def _scores(part: Part, task: Task, metric: str, predicted: Sequence[Tensor], less: Sequence[Tensor]) -> Scores:
+    scores = part.scores(task, predicted, metric)
+    if not less:
+        return scores
+    both = [_comparable(one, metric) for one in (scores, part.scores(task, less, metric))]
+    (values, replicates), (base, base_replicates) = both
+    return Scores(values - base, replicates - base_replicates, scores.rows)
+
+
+def chosen_place(of: Candidates, reference: Key) -> Key:
+    """The place that validation recommends for one task."""
+    return of.keys[judge(of.validation.values, of.validation.replicates, of.index(reference)).chosen]
 
 
 def best_row(of: Candidates, reference: Key, end: Key, test: Part) -> Row:
@@ -96,11 +122,15 @@ def recommendation(all_tasks: Sequence[Candidates], reference: Key, test: Part) 
     } | shares
 
 
-def _mean(scores: Sequence[tuple[Scores, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _mean(scores: Sequence[tuple[Scores, str]]) -> tuple[Tensor, Tensor]:
     """The mean over tasks of scores on the common scale: values (K,) and replicates (K, B)."""
-    values = torch.stack([comparable(s.values, metric, s.rows) for s, metric in scores])
-    replicates = torch.stack([comparable(s.replicates, metric, s.rows) for s, metric in scores])
-    return values.mean(dim=0), replicates.mean(dim=0)
+    values, replicates = zip(*(_comparable(s, metric) for s, metric in scores), strict=True)
+    return torch.stack(values).mean(dim=0), torch.stack(replicates).mean(dim=0)
+
+
+def _comparable(scores: Scores, metric: str) -> tuple[Tensor, Tensor]:
+    """Values (K,) and replicates (K, B) on the scale that tasks share."""
+    return comparable(scores.values, metric, scores.rows), comparable(scores.replicates, metric, scores.rows)
 
 
 def _shares(verdict: Verdict, keys: Sequence[Key]) -> dict[str, Any]:

@@ -14,6 +14,16 @@ BLOCK = 2**20  # numbers in a block (4 MB): its features are still in the cache 
 WORK = 2**25  # bytes that a pass over blocks takes for itself, whatever the fit
 
 
+class Scaling(Protocol):
+    """How features become what a solver reads, `width` numbers a row."""
+
+    width: int
+
+    def blocks(self, features: Tensor, rows: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
+        """The `rows` (n,) of features (N, D), float32, at most `step` at a time, and the place of each part."""
+        ...
+
+
 class Scaler:
     """Centres features and, for `standard`, divides by the deviation on the rows it was made from; drops constants."""
 
@@ -33,6 +43,19 @@ class Scaler:
         """The `rows` (n,) of features (N, D) scaled, float32, at most `step` at a time, and the place of each part."""
         for part, block in blocks(features, rows, step * features.shape[1]):
             yield part, (block if self._all else block[:, self.kept]).sub_(self.mean).div_(self.deviation)
+
+
+class Projection:
+    """Scaled features along `directions` (D, R) alone."""
+
+    def __init__(self, scaler: Scaler, directions: Tensor) -> None:
+        self._scaler, self._directions = scaler, directions
+        self.width = directions.shape[1]
+
+    def blocks(self, features: Tensor, rows: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
+        """The `rows` (n,) of features (N, D) along the directions, in blocks that are small at their own width too."""
+        few = min(step, max(1, BLOCK // max(1, features.shape[1])))
+        return ((part, block @ self._directions) for part, block in self._scaler.blocks(features, rows, few))
 
 
 def _moments(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +102,7 @@ class Kept:
 class Passing:
     """Rows of a layer that are read and scaled again on every pass."""
 
-    def __init__(self, features: Tensor, rows: Tensor, scaler: Scaler) -> None:
+    def __init__(self, features: Tensor, rows: Tensor, scaler: Scaling) -> None:
         self._features, self._rows, self._scaler = features, rows, scaler
         self.width = scaler.width
 
@@ -91,7 +114,7 @@ class Passing:
         return self._scaler.blocks(self._features, self._rows, step)
 
 
-def scaled(features: Tensor, rows: Tensor, scaler: Scaler, memory: int) -> Rows:
+def scaled(features: Tensor, rows: Tensor, scaler: Scaling, memory: int) -> Rows:
     """The `rows` (n,) of features (N, D) as the scaler gives them: a copy where it takes at most `memory` bytes."""
     passing = Passing(features, rows, scaler)
     if 4 * len(rows) * scaler.width > memory:

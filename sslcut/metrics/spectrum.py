@@ -9,6 +9,7 @@ from sslcut.metrics.rows import Kept, Rows, steps
 
 EXACT = 1024  # directions of which all are found; the time grows with the cube: 0.2 s here, 1.3 s at twice as many
 SKETCH = 256  # of the largest where there are more: one pass, and hardly a step more than with all of them
+SPARE, ROUNDS = 32, 3  # directions and passes more than asked for, where the largest are found by iteration
 RANK = 1e-7  # directions with less than this share of the largest variance are rounding in float32
 
 
@@ -83,16 +84,8 @@ def _by_rows(rows: Rows) -> Spectrum:
 
 def sketch(rows: Rows) -> Spectrum:
     """The largest directions from one pass, by a random projection (Nyström: Frangella et al., arXiv 2110.02820)."""
-    drawn = torch.randn(rows.width, SKETCH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    drawn = torch.linalg.qr(drawn).Q
-    total, power = torch.zeros(rows.width, dtype=torch.float64), 0.0
-    image, projection = torch.zeros_like(drawn), drawn.float()
-    for _, block in rows.blocks(steps(rows)):
-        total += block.sum(dim=0)
-        image += block.T @ (block @ projection)
-        power += float(block.square().sum())
-    mean = total / len(rows)
-    image = image / len(rows) - torch.outer(mean, mean @ drawn)
+    drawn = _drawn(rows.width, SKETCH)
+    image, mean, power = _image(rows, drawn)
     shift = 1e-6 * float(torch.linalg.vector_norm(image))  # above rounding: it keeps the core positive
     core = drawn.T @ image + shift * torch.eye(SKETCH)
     root = torch.linalg.cholesky((core + core.T) / 2)
@@ -100,8 +93,51 @@ def sketch(rows: Rows) -> Spectrum:
     squares, turns = torch.linalg.eigh(half.T @ half)
     directions = half @ (turns / squares.clamp_min(shift).sqrt())
     variances = (squares - shift).clamp_min(0)
-    rest = power / len(rows) - float(mean.square().sum()) - float(variances.sum())
+    rest = power - float(mean.square().sum()) - float(variances.sum())
     return Spectrum(mean.float(), variances.float(), directions.float(), max(0.0, rest) / (rows.width - SKETCH))
+
+
+def principal(rows: Rows, count: int, memory: int) -> Tensor:
+    """The `count` orthonormal directions (D, count) along which rows (n, D) vary most, the largest first.
+
+    Fewer where rows vary in fewer. Of more than `EXACT` directions the first `SKETCH` come from subspace iteration, as
+    do all where finding them exactly takes more than `memory` bytes; the variance along these is within a hundredth of
+    the most that so many directions can have.
+    """
+    few = min(len(rows), rows.width)
+    if few > EXACT and (count <= SKETCH or 40 * few * few + 4 * rows.width * few > memory):
+        return _iterated(rows, count)
+    found = _by_columns(rows) if rows.width <= len(rows) else _by_rows(rows)
+    assert found.directions is not None
+    return found.directions.flip(1)[:, :count].contiguous()
+
+
+def _iterated(rows: Rows, count: int) -> Tensor:
+    """Subspace iteration with a few directions to spare (Halko, Martinsson & Tropp, arXiv 0909.4061, 4.4)."""
+    basis = _drawn(rows.width, min(rows.width, count + SPARE))
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(_image(rows, basis)[0]).Q
+    core = basis.T @ _image(rows, basis)[0]
+    _, turns = torch.linalg.eigh((core + core.T) / 2)
+    return (basis @ turns.flip(1)[:, :count]).float()
+
+
+def _drawn(width: int, count: int) -> Tensor:
+    """Random orthonormal directions (D, count), the same on every call."""
+    drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q
+
+
+def _image(rows: Rows, along: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The covariance times directions (D, R); beside it the rows' mean (D,) and mean squared length, from one pass."""
+    total, power = torch.zeros(rows.width, dtype=torch.float64), 0.0
+    image, projection = torch.zeros_like(along), along.float()
+    for _, block in rows.blocks(steps(rows)):
+        total += block.sum(dim=0)
+        image += block.T @ (block @ projection)
+        power += float(block.square().sum())
+    mean = total / len(rows)
+    return image / len(rows) - torch.outer(mean, mean @ along), mean, power / len(rows)
 
 
 def turned(rows: Rows, along: Tensor) -> Kept:

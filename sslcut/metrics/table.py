@@ -93,7 +93,7 @@ def table(
                 "n": scores.rows,
                 "n_train": fit.rows,
                 "validation": number(chosen[i]),
-                "dim": fit.layer.features.shape[1],
+                "dim": fit.dim,
                 "shift": None,
             }
         )

@@ -23,6 +23,7 @@ from sslcut.header import Header
 from sslcut.inputs import Given, read_results
 from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
+from sslcut.metrics.controls import concatenated, last_blocks
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.handed import Handed, Sight, handed
 from sslcut.metrics.layer import Fold, Layer
@@ -242,9 +243,13 @@ class _Probing:
         wanted = self.wanted(network)
         sources = self.sources(network, opened, rows, wanted)
         widths = [width for source in sources.values() for width in source.widths.values()]
+        last = yield from self.last_blocks(wanted)
+        together = sum(sources["trained"].widths[tap] for tap in last)
+        widths += [together] if last else []
         with closing(Store(len(rows.images), widths, self.memory, self.target.parent)) as store:
             beside = yield from self.handed(network, sources["trained"], rows, store.left)
             found = yield from self.features(sources, rows.images, store)
+            kept = [layer for layer in found["trained"] if layer.key in last]
             results, predictions = yield from measure(
                 found["trained"],
                 rows.tasks,
@@ -263,6 +268,9 @@ class _Probing:
                 untrained=found.get("untrained"),
                 pixels=found["pixels"][0] if "pixels" in found else None,
                 handed=beside,
+                controls=self.probe["controls"],
+                common_width=self.probe["common_width"],
+                concatenated=concatenated(kept, store.shelf(together)) if last else None,
             )
         layer, readout = self.reference(network)
         reference = {"reference": {"layer": layer, "readout": readout}}
@@ -277,6 +285,15 @@ class _Probing:
         own = (network.names[-1], network.readout)
         if own[0] in self.layers and own not in found:
             found.append(own)
+        return found
+
+    def last_blocks(self, wanted: Sequence[Tap]) -> Generator[Event, None, list[Tap]]:
+        """The blocks that the control `concat` reads together; none, with a warning, where too few are measured."""
+        if "concat" not in self.probe["controls"]:
+            return []
+        found = last_blocks(wanted)
+        if not found:
+            yield Warn("the control concat needs two blocks of the backbone among `probe.layers` and is left out")
         return found
 
     def reference(self, network: Network) -> Tap:
@@ -404,5 +421,5 @@ class _Probing:
 
 ORDER = (
     "format", "hash", "checkpoint", "data", "layers", "tasks", "reference", "results", "measures", "cost", "best",
-    "recommended", "recipe", "model", "history", "versions",
+    "recommended", "controls", "recipe", "model", "history", "versions",
 )  # fmt: skip
