@@ -253,7 +253,7 @@ def test_results_of_several_runs_are_set_side_by_side(tmp_path):
         report_data.write(tmp_path / f"seed={seed}", report_data.document(seed=seed, recipe=recipe, **SMALL))
     told = sections.report(gather.find([tmp_path], lambda _: set()))
     assert told.answer.sentence.startswith("3 checkpoints on 1 data set: of 6 pairs of checkpoint and task, ")
-    assert [section.name for section in told.parts[0].sections] == ["runs", "atlas", "seeds", "recipes"]
+    assert [section.name for section in told.parts[0].sections] == ["runs", "atlas", "seeds", "ranking", "recipes"]
     assert told.parts[0].sections[0].tables[0].columns[-1] == "seed"
     assert [part.title for part in told.parts[1:]] == [f"seed={seed}/pretrain" for seed in range(3)]
 

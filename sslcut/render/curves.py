@@ -154,7 +154,7 @@ def fractions(document: Document) -> Iterator[Figure]:
 def _fraction_rows(document: Document, task: str) -> Iterator[Row]:
     kept = [p for p in (document.reference, document.recommended, *document.best) if p is not None]
     wanted = {(place.layer, place.readout) for place in kept} | {(document.layers[-1], "vector")}
-    rows = [row for row in document.results if row.task == task and row.probe == "linear" and not row.projected]
+    rows = [row for row in document.results if row.task == task and row.probe == "linear" and not row.setting]
     rows = [row for row in rows if row.shift is None and row.metric == document.metrics[task] and row.value is not None]
     if all(row.fraction in (None, 1.0) for row in rows):
         return

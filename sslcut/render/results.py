@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sslcut.answers import controlled
+
 Number = float | None
 
 
@@ -50,8 +52,18 @@ class Score(Place):
 
     @property
     def plain(self) -> bool:
-        """Whether the probe saw every label, the test set as it is and the features at their own width."""
-        return self.fraction in (None, 1.0) and self.shift is None and not self.projected
+        """Whether the probe saw every label, the test set as it is and the features as the probe reads them."""
+        return self.whole and not self.setting and not self.projected
+
+    @property
+    def whole(self) -> bool:
+        """Whether the probe saw every label and the test set as it is."""
+        return self.fraction in (None, 1.0) and self.shift is None
+
+    @property
+    def setting(self) -> str:
+        """The control under which the features were read, such as `pca=16`; empty without one."""
+        return (self.options or "").split()[0] if controlled(self.options) else ""
 
     @property
     def joint(self) -> bool:
@@ -104,6 +116,21 @@ class Recommended(Place):
     gain_high: Number = None
 
 
+class OfTask(Place):
+    """The place that one task is best read at."""
+
+    task: str
+
+
+class Answered(_Part):
+    """What would be recommended under a control, and whether that is another place than without it."""
+
+    control: str
+    recommended: Recommended
+    changes: bool
+    best: list[OfTask] = Field(default_factory=list)
+
+
 class Checkpoint(_Part):
     """Whose layers were measured."""
 
@@ -125,6 +152,7 @@ class Document(_Part):
     cost: list[Cost] = Field(default_factory=list)
     best: list[Best] = Field(default_factory=list)
     recommended: Recommended | None = None
+    controls: list[Answered] = Field(default_factory=list)
     recipe: dict[str, Any] = Field(default_factory=dict)
     history: list[dict[str, Any]] = Field(default_factory=list)
     model: Any = None
@@ -187,8 +215,14 @@ class Document(_Part):
         return [row for row in self.results if row.joint and row.probe == probe and row.value is not None]
 
     def projected(self, task: str) -> list[Score]:
-        """A task's linear scores at the width that all layers share, in the network's order."""
-        return self._chosen(task, None, lambda row: row.projected and row.fraction in (None, 1.0) and row.shift is None)
+        """A task's linear scores at the width that most places share, in the network's order."""
+        settings = [row.setting for row in self._by_task.get(task, ()) if row.projected and row.whole]
+        common = max(dict.fromkeys(settings), key=settings.count, default="")
+        return self._chosen(task, None, lambda row: row.projected and row.setting == common and row.whole)
+
+    def linear(self, task: str, wanted: Callable[[Score], bool]) -> list[Score]:
+        """A task's `wanted` linear scores on the test set as it is, in the task's metric and the network's order."""
+        return self._chosen(task, "linear", lambda row: row.shift is None and wanted(row))
 
     @cached_property
     def _by_task(self) -> dict[str, list[Score]]:

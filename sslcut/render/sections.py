@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sslcut.render import atlas, compare, curves, figures, geometry, table, words
+from sslcut.render import atlas, compare, curves, fairness, figures, following, geometry, ranking, table, words
 from sslcut.render.chart import Figure, slug
 from sslcut.render.gather import Found, labels, trained_in
 from sslcut.render.results import Document
@@ -135,10 +135,23 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
         Section("gains", "Gain over the reference", (), tuple(figures.gains(document)), _tables(table.gains(document))),
         Section("heat", "Layers and tasks", (), tuple(figures.heat(document))),
         Section("labels", "Fewer labels", (), tuple(curves.fractions(document))),
-        Section("width", "Width control", (), tuple(curves.widths(document))),
+        Section(
+            "controls",
+            "Controls",
+            tuple(fairness.prose(document)),
+            (*fairness.gains(document), *curves.widths(document)),
+            _tables(fairness.table(document)),
+        ),
         Section("baselines", "Baselines", (), (), _tables(table.baselines(document))),
         Section("cost", "Cost", (), tuple(curves.cost(document)), _tables(table.cost(document))),
         Section("measures", "Geometry", described, tuple(geometry.figures(document)), tuple(geometry.tables(document))),
+        Section(
+            "ranking",
+            "Where to cut without labels",
+            tuple(ranking.prose(document)),
+            (),
+            _tables(ranking.table(document)),
+        ),
         Section("training", "Training", _pace(epochs), tuple(curves.training(epochs))),
         Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
         provenance(found),
@@ -226,6 +239,7 @@ def comparison(
         Section("runs", "What differs", (), (), _tables(table.differences(documents, names))),
         Section("atlas", "Atlas", (), tuple(atlas.atlas(cells)), _tables(table.atlas_table(cells))),
         Section("seeds", "Over seeds", spoken, (), _tables(*(table.seeds(group) for group in seeded))),
+        Section("ranking", "Where to cut without labels", *following.told(documents)),
         Section("recipes", "Recipe by recipe", (), tuple(atlas.lines(grouped)) if len(grouped) > 1 or seeded else ()),
     )
 
