@@ -153,3 +153,14 @@ def test_a_forged_header_that_describes_no_network_is_an_input_that_cannot_be_re
     for use in (header.read_network, checkpoint.load):
         with pytest.raises(InputError, match="says no `model`"):
             use(file)
+
+
+def test_a_probe_with_controls_writes_their_rows_and_what_each_recommends(tiny_copy):
+    sets = [f"--set=probe.{text}" for text in ("controls=[pca, concat, raw]", "probes=[linear]", "tasks=[shape]")]
+    run = sslcut("probe", "runs/default/pretrain.safetensors", "--json", "--force", *sets, cwd=tiny_copy)
+    found = json.loads(run.stdout)
+    assert [answer["control"] for answer in found["controls"]] == ["pca=4", "scale=raw", "pca=pairwise"]
+    rows = {row["options"].split()[0]: row for row in found["results"] if row["layer"] == "projector.0"}
+    assert rows["pca=4"]["dim"] == 4 and rows["scale=raw"]["dim"] == 16
+    (together,) = [row["dim"] for row in found["results"] if "concat" in row["layer"] and row["metric"] == "accuracy"]
+    assert together == 4 + 8 + 16 + 32 and "concat:last4" not in found["layers"]
