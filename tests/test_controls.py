@@ -129,8 +129,7 @@ def test_projecting_in_little_memory_gives_the_same_predictions():
 # ---- the answer under the controls
 
 
-@pytest.fixture(scope="module")
-def wide():
+def probed(**controls):
     """What is measured of the product of two factors: `wide` has many random features, a few of which tell it.
 
     The reference shows the product dimly, under noise.
@@ -146,8 +145,12 @@ def wide():
     ]
     tasks = {"odd": Task("class", (product > 0).long(), ("no", "yes"))}
     asked = {"reference": POOL, "end": POOL, "bootstrap": 200, "probes": ["linear"], "measures": [], "scale": "raw"}
-    controls = {"controls": ["pca", "raw"], "fractions": [0.2]}
     return done(measure(layers, tasks, [one_fold(ROWS)], **asked, **controls))[0]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return probed(controls=["pca", "raw"], fractions=[0.2])
 
 
 def test_a_layer_that_wins_by_width_alone_wins_no_longer_at_one_width(wide):
@@ -159,6 +162,13 @@ def test_a_layer_that_wins_by_width_alone_wins_no_longer_at_one_width(wide):
     assert not told["scale=standard"]["changes"]
     for key in ("layer", "gain", "among"):
         assert told["pca=pairwise"]["recommended"][key] == told["pca=9"]["recommended"][key]
+
+
+def test_controls_leave_the_answer_and_the_plain_rows_as_they_were(wide):
+    alone = probed()
+    rows = [row for row in wide["results"] if row["fraction"] == 1.0 and not answers.controlled(row["options"])]
+    assert (alone["results"], alone["controls"]) == (rows, [])
+    assert all(alone[key] == wide[key] for key in ("best", "recommended"))
 
 
 def test_a_projected_row_says_its_width_and_its_gain_is_over_the_reference_at_that_width(wide):

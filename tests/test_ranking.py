@@ -91,6 +91,8 @@ def test_the_reference_is_suggested_unless_several_advising_rules_name_one_other
         assert suggested(made, named(made)).layer == wanted
     told = " ".join(ranking.prose(document(layer4, accuracy=None)))
     assert "LiDAR names `layer4` and before CKA's largest fall names `layer4`. Suggested is `layer4`." in told
+    told = " ".join(ranking.prose(document(layer4 | {"rankme": (9, 30, 20, 32, 33)})))
+    assert "All rankings together name 2 layers, from `layer4` to `projector.1`." in told
 
 
 def test_the_words_say_what_the_suggestion_would_have_cost():

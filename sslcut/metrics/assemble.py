@@ -203,7 +203,7 @@ def _jobs(
         if _name(probe) == ANSWERING:
             jobs += [_Job(probe, layer, untrained=True) for layer in untrained]
             jobs += [_Job(probe, layer) for layer in outside]
-            jobs += [_Job(probe, layer, control=name) for name in controls if name in CONTROLS for layer in layers]
+            jobs += [_Job(probe, layer, control=name) for name in CONTROLS if name in controls for layer in layers]
     return jobs
 
 

@@ -187,6 +187,10 @@ def prose(document: Document) -> Iterator[str]:
     advising = [one for one in found if one.ranking.advises]
     told = [f"{one.ranking.name} names {words.place(document, one.place)}" for one in advising]
     yield f"{words.listed(told)}." if told else f"None of the measures that advise was taken: {MEASURES}."
+    places = sorted({document.layers.index(one.place.layer) for one in found})
+    if len(places) > 1:
+        first, last = (words.code(document.layers[places[end]]) for end in (0, -1))
+        yield f"All rankings together name {len(places)} layers, from {first} to {last}."
     suggestion = suggested(document, found)
     if suggestion is not None:
         kept = "the reference " if document.is_reference(suggestion) else ""

@@ -104,7 +104,7 @@ def probe_name(probe: str) -> str:
 
 def outside_name(layer: str) -> str:
     """A row that is no block of the network, in words: `raw pixels` for the pixels, else as it stands."""
-    return "raw pixels" if layer == "pixels" else layer
+    return {"pixels": "raw pixels", "concat:last4": "last four blocks together"}.get(layer, layer)
 
 
 def number(value: float | None, digits: int, *, sign: bool = False) -> str:
