@@ -132,6 +132,39 @@ def guillotine(
 
 
 @command
+def resize(
+    source: InputArgument = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, metavar="N", help="The last block's width; else the recipe's.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="fresh draws it anew (needs training); preserve keeps the output.")
+    ] = None,
+    shortcut: Annotated[str | None, typer.Option(help="auto, always (a projection at every width) or never.")] = None,
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    out: OutOption = None,
+    seed: SeedOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> Iterator[Event]:
+    """Change the width of a checkpoint's last block. Prints the new checkpoint's path.
+
+    Example: sslcut resize runs/default/pretrain.safetensors --width 512 --init preserve
+    """
+    from sslcut import header
+    from sslcut.stages import resize as stage
+
+    given = find_checkpoint(_fed(source), _run_directory(recipe), UNCUT)
+    stored = _stored(header.read(given.checkpoint).document, recipe, given)
+    chosen = _recipe(recipe, None, data, seed, stored)
+    wanted = stage.asked(chosen, width, init, shortcut)
+    known = recipe is not None or data is not None or stored is not None  # else its data would be another's
+    options = stage.Options(out, force, dry_run)
+    return _noted(given.note, stage.run(given, wanted, options, chosen if known else None))
+
+
+@command
 def probe(
     source: InputArgument = None,
     recipe: RecipeOption = None,
@@ -155,11 +188,8 @@ def probe(
         return _brought(source, _run_directory(recipe, sets), chosen, options)
     given = find_checkpoint(source, _run_directory(recipe, sets))
     from sslcut import header
-    from sslcut.recipe import rooted
 
-    stored = header.read(given.checkpoint).document.get("recipe")
-    if recipe is None and stored is not None:
-        stored = rooted(stored, given.checkpoint.parent)
+    stored = _stored(header.read(given.checkpoint).document, recipe, given)
     chosen = _one_run(_recipe(recipe, sets, data, seed, stored), "probe")
     from sslcut.stages import probe as stage
 
@@ -353,6 +383,14 @@ def _recipe(
     if source is None and stored is not None:
         return room.load_stored(stored, sets or (), seed=seed, folder=data)
     return room.load(source, sets or (), seed=seed, folder=data)
+
+
+def _stored(document: dict[str, Any], recipe: str | None, given: Given) -> dict[str, Any] | None:
+    """The recipe in a checkpoint, with the run directory's absolute paths where it is that directory's own."""
+    from sslcut.recipe import rooted
+
+    stored: dict[str, Any] | None = document.get("recipe")
+    return dict(rooted(stored, given.checkpoint.parent)) if recipe is None and stored is not None else stored
 
 
 def _one_run(recipe: "Recipe", stage: str) -> "Recipe":

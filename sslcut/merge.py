@@ -6,7 +6,7 @@ from typing import Any
 
 from sslcut.marked import Keys, Marked
 
-SECTIONS = ("data", "model", "method", "head", "views", "train", "probe", "guillotine", "report")
+SECTIONS = ("data", "model", "method", "head", "views", "train", "resize", "probe", "guillotine", "report")
 CHOICES: tuple[Keys, ...] = (  # where a recipe names one member of a registry
     ("data",),
     ("model", "backbone"),

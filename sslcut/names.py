@@ -13,6 +13,23 @@ HEAD_PARTS = ("projector", "predictor", "prototypes", "classifier")
 UNMEASURED = ("prototypes", "classifier")
 LIBRARIES = ("timm:", "torchvision:", "hf-hub:")
 
+RESIZABLE = ("resnet", "vit_", *(f"torchvision:{kind}" for kind in ("resnet", "vit_", "convnext_")))
+"""How the backbones begin whose last block can have another width."""
+STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")  # of torchvision's ResNets those that are sslcut's own
+
+
+def can_resize(backbone: str) -> bool:
+    """Whether a backbone's last block can have another width than its architecture gives it."""
+    library, colon, network = backbone.partition(":")
+    stock = not colon or not network.startswith("resnet") or network.partition(".")[0] in STOCK
+    return backbone.startswith(RESIZABLE) and stock
+
+
+def not_resizable(backbone: str, what: str) -> UsageError:
+    """The fault of a backbone whose last block is to be changed and cannot be; `what` names the change."""
+    hint = "those of resnet…, vit_…, torchvision:resnet18|34|50|101, torchvision:vit_… and torchvision:convnext_… can"
+    return UsageError(f"{what}: the last block of `{backbone}` has one width", hint=hint)
+
 
 def is_named(text: str) -> bool:
     """Whether INPUT names a pretrained model of a library, such as `timm:resnet18`, and not a path."""

@@ -65,12 +65,16 @@ def load_stored(
 
 
 def rooted(stored: Mapping[str, Any], run: Path) -> Mapping[str, Any]:
-    """A checkpoint's recipe with the absolute paths that it keeps to itself, where its run directory's recipe is it."""
+    """A checkpoint's recipe with the absolute paths that it keeps to itself, where its run directory's recipe is it.
+
+    A resized checkpoint's recipe has another `model`.
+    """
     try:
         full = load(run / "recipe.yaml")
     except UsageError:
         return stored
-    return full.dump() if full.stored() == stored else stored
+    model = {"model": stored.get("model")}
+    return {**full.dump(), **model} if {**full.stored(), **model} == stored else stored
 
 
 def bind(draft: Draft, cell: Sequence[Marked] | None = None) -> "Recipe":

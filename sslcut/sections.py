@@ -23,7 +23,7 @@ from sslcut.registry import (
 )
 from sslcut.yamltext import write
 
-Stage = Literal["pretrain", "probe", "guillotine", "report"]
+Stage = Literal["pretrain", "resize", "probe", "guillotine", "report"]
 HeadPart = Literal["projector", "predictor", "prototypes", "classifier"]
 Readout = Literal[
     "avg", "grid2", "avg+max", "cls", "mean", "cls+mean", "cls-normed", "mean-normed", "cls+mean-normed", "vector"
@@ -192,6 +192,14 @@ class Probe(Section):
     test: Count | None = None
 
 
+class Resize(Section):
+    """The width that the last block gets, whether it is drawn anew, and its shortcut."""
+
+    width: Count | None = None
+    init: Literal["fresh", "preserve"] = "fresh"
+    shortcut: Literal["auto", "always", "never"] = "auto"
+
+
 class Guillotine(Section):
     """Where the network is cut: a block's name, minus a number of blocks, `best` or `smallest`.
 
@@ -233,6 +241,7 @@ class Recipe(Section):
     views: Views
     train: Train
     probe: Probe
+    resize: Resize = Resize()
     guillotine: Guillotine = Guillotine()
     report: Report = Report()
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -296,6 +305,6 @@ _READS = {
     "pretrain": ("seed", "from", "data", "model", "method", "head", "views", "train"),
     "probe": ("seed", "data", "probe"),
     "guillotine": ("guillotine",),
-    "resize": ("seed",),
+    "resize": ("seed", "resize"),
     "report": ("report", "paper", "description"),
 }

@@ -78,7 +78,7 @@ def test_a_checkpoint_is_shown_and_cut_by_its_header_alone(tiny_copy, arguments)
         *[([command, "unknown"], 2) for command in ("pretrain", "run", "bench")],
         *[([command, "faulty.yaml"], 2) for command in ("pretrain", "run")],
         *[([command, "--set", "train.colour=red"], 2) for command in ("pretrain", "run")],
-        *[([command, "missing.safetensors"], 3) for command in ("inspect", "guillotine", "probe")],
+        *[([command, "missing.safetensors"], 3) for command in ("inspect", "guillotine", "resize", "probe")],
         (["report", "missing.json"], 3),
         (["export", "missing.safetensors", "--to", "onnx"], 3),
         (["inspect", "faulty.yaml"], 3),
@@ -91,6 +91,11 @@ def test_a_fault_of_the_command_line_is_told_at_once(tmp_path, arguments, code):
 
 def test_an_unknown_export_format_is_told_at_once(tiny_run):
     assert not imported("export", "--to", "onxx", cwd=tiny_run, code=2) & {*HEAVY, *of_pydantic()}
+
+
+@pytest.mark.parametrize("arguments", [["--width", "8", "--init", "perserve"], []])
+def test_a_resize_without_a_width_or_of_an_unknown_kind_is_told_at_once(tiny_run, arguments):
+    assert not imported("resize", *arguments, cwd=tiny_run, code=2) & HEAVY
 
 
 def test_an_unknown_layer_is_told_at_once(tiny_run):

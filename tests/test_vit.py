@@ -94,8 +94,31 @@ def test_pooling_takes_the_class_token_or_the_mean_of_the_patches():
     assert torch.allclose(by_mean(images(32, 32)), tokens[:, 1:].sum(1) / 16, atol=1e-5)
 
 
-@pytest.mark.parametrize("last_block", [{"width": 512}, {"width": None, "shortcut": "always"}])
-def test_a_transformer_has_no_last_block_to_widen(last_block):
-    with pytest.raises(UsageError, match="ResNet"):
-        vit.vit_ti(last_block=last_block)
-    assert vit.vit_ti(last_block={"width": None, "shortcut": "auto"}, depth=1).width == 192
+@pytest.mark.parametrize("width", [64, 192, 1000])
+def test_a_transformer_of_width_d_adds_its_linear_its_shortcut_and_its_norm(width):
+    with torch.device("meta"):
+        stock, wide = (vit.vit_ti(last_block=last) for last in ({}, {"width": width, "shortcut": "always"}))
+    counts = [sum(parameter.numel() for parameter in chain.parameters()) for chain in (stock, wide)]
+    assert counts[1] - counts[0] == width * (4 * 192 + 1 + 192 + 2) - 192 * (4 * 192 + 1 + 2)
+    assert wide.width == width and wide.block("norm").weight.shape == (width,)
+
+
+def test_a_transformer_of_its_own_width_is_the_stock_one_to_the_bit():
+    found = []
+    for last_block in ({}, {"width": 192, "shortcut": "auto"}, {"width": 192, "shortcut": "never"}):
+        torch.manual_seed(0)
+        chain = vit.vit_ti(last_block=last_block, patch=8, size=32, depth=2, layer_scale=0.1)
+        found.append((chain.tensors(), chain(images(32, 32))))
+    for tensors, output in found[1:]:
+        assert list(tensors) == list(found[0][0]) and torch.equal(output, found[0][1])
+        assert all(torch.equal(tensor, found[0][0][name]) for name, tensor in tensors.items())
+
+
+def test_a_wide_last_block_adds_its_branch_to_its_turned_tokens():
+    block = drawn(last_block={"width": 40}, layer_scale=0.1).block("blocks.1")
+    x = torch.randn(2, 5, 192, generator=torch.Generator().manual_seed(0))
+    y = x + block.layer_scale_1 * block.self_attention(block.ln_1(x))
+    expected = y @ block.shortcut.weight.T + block.layer_scale_2 * block.mlp(block.ln_2(y))
+    assert expected.shape == (2, 5, 40) and torch.allclose(block(x), expected, atol=1e-5)
+    with pytest.raises(UsageError, match=r"never.* channels into 40"):
+        vit.vit_ti(last_block={"width": 40, "shortcut": "never"}, depth=1)

@@ -21,6 +21,8 @@ class Block(nn.Module):
 
     folds: tuple[tuple[str, str], ...] = ()
     """Pairs of submodules: a convolution (or linear) and the batch norm that alone reads its output."""
+    widened: tuple[str, ...] = ()
+    """What of a residual block follows its width: the last convolution or linear, its normalisation, the shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

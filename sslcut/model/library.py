@@ -1,7 +1,7 @@
 """Networks that torchvision and timm know by name, as chains with the library's own modules and tensor names.
 
 torchvision's stock ResNets and its ViTs are sslcut's own, whose tensors have the same names: their last block can be
-resized, and their positions fitted to other images.
+resized, as a ConvNeXt's can, and their positions fitted to other images.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +17,11 @@ from sslcut.libraries import check_named
 from sslcut.model import resnet, vit
 from sslcut.model.borrowed import chain_of
 from sslcut.model.chain import Chain
+from sslcut.model.convnext import with_last_block
 from sslcut.model.heads import Classifier
 from sslcut.model.published import about, fetched, side, tagged, unfetched
-
-STOCK = ("resnet18", "resnet34", "resnet50", "resnet101")
+from sslcut.model.shortcut import changed
+from sslcut.names import STOCK, can_resize, not_resizable
 
 REFUSED = {
     "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only",
@@ -43,17 +44,25 @@ def torchvision(
     name = f"torchvision:{network}"
     check_named(name)
     plain = network.partition(".")[0]
+    if changed(last_block):
+        _resizable(name, last_block, pretrained)
     if plain in STOCK:
         chain: Chain = getattr(resnet, plain)(last_block=last_block)
         chain = _classified(chain, "fc.", classes)
     else:
-        _stock(name, last_block)
         size = about(name).size
         fitted = {"image_size": size} if plain.startswith("vit_") else {}
-        made = _skeleton(
-            lambda: import_module("torchvision.models").get_model(plain, weights=None, **fitted, **_of_classes(classes))
-        )
-        chain = _transformer(made, classes) if fitted else _without(chain_of(made, size, _last(made), name), classes)
+
+        def make() -> nn.Module:
+            models = import_module("torchvision.models")
+            found: nn.Module = models.get_model(plain, weights=None, **fitted, **_of_classes(classes))
+            return with_last_block(found, last_block) if plain.startswith("convnext_") else found
+
+        made = _skeleton(make)
+        if fitted:
+            chain = _transformer(made, last_block, classes)
+        else:
+            chain = _without(chain_of(made, size, _last(made), name), classes)
     return _filled(chain, name, {}) if pretrained else chain
 
 
@@ -71,7 +80,8 @@ def timm(
     """
     name = f"timm:{network}"
     check_named(name)
-    _stock(name, last_block)
+    if changed(last_block):
+        _resizable(name, last_block)
     options = {**(arguments or {}), **_of_classes(classes)}
     if refused := REFUSED & set(arguments or {}):
         raise UsageError(f"{name} is not to be told `{min(refused)}`", hint="leave it out of `arguments`")
@@ -130,12 +140,12 @@ def _skeleton(make: Callable[[], nn.Module]) -> nn.Module:
     return network
 
 
-def _transformer(network: nn.Module, classes: int) -> Chain:
+def _transformer(network: nn.Module, last_block: Mapping[str, Any], classes: int) -> Chain:
     """Our own transformer with the measures of one of torchvision's."""
     its = cast(Any, network)
     heads, depth = its.encoder.layers[0].num_heads, len(its.encoder.layers)
     shape = vit.Shape(its.hidden_dim, heads, its.patch_size, its.image_size, 0, None, True, 1e-6, "antialias")
-    return _classified(vit.of_shape(shape, {}, depth, "cls"), "heads.head.", classes)
+    return _classified(vit.of_shape(shape, last_block, depth, "cls"), "heads.head.", classes)
 
 
 def _classified(chain: Chain, prefix: str, classes: int) -> Chain:
@@ -157,11 +167,14 @@ def _last(network: nn.Module) -> list[nn.Module]:
     return found[-1:]
 
 
-def _stock(name: str, last_block: Mapping[str, Any]) -> None:
-    for key, stock in (("width", None), ("shortcut", "auto")):
-        if last_block.get(key, stock) != stock:
-            what = f"`last_block.{key}: {last_block[key]}` changes a ResNet's last block; `{name}` has none like it"
-            raise UsageError(what, hint="leave `last_block` out, or take a ResNet")
+def _resizable(name: str, last_block: Mapping[str, Any], pretrained: bool = False) -> None:
+    """Raise UsageError where the last block cannot be changed, or its weights are to be the library's."""
+    asked = ", ".join(f"{key}: {value}" for key, value in last_block.items() if value is not None)
+    if not can_resize(name):
+        raise not_resizable(name, f"`last_block: {{{asked}}}`")
+    if pretrained:
+        what = f"`pretrained` fetches weights of {name} that do not fit `last_block: {{{asked}}}`"
+        raise UsageError(what, hint=f"`sslcut import {name}`, then `sslcut resize`")
 
 
 def _created(network: str, options: Mapping[str, Any]) -> nn.Module:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslcut.errors import UsageError
 from sslcut.model.chain import Block, Chain, Named
+from sslcut.model.shortcut import projects
 
 
 class Stem(Block):
@@ -56,6 +56,7 @@ class BasicBlock(Residual):
 
     expansion = 1
     folds = (("conv1", "bn1"), ("conv2", "bn2"), ("downsample.0", "downsample.1"))
+    widened = ("conv2", "bn2", "downsample")
 
     def __init__(self, inputs: int, planes: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__(outputs)
@@ -75,6 +76,7 @@ class Bottleneck(Residual):
 
     expansion = 4
     folds = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("downsample.0", "downsample.1"))
+    widened = ("conv3", "bn3", "downsample")
 
     def __init__(self, inputs: int, planes: int, outputs: int, stride: int, shortcut: str) -> None:
         super().__init__(outputs)
@@ -124,14 +126,9 @@ def conv(inputs: int, outputs: int, *, kernel: int, stride: int = 1, padding: in
 def projection(inputs: int, outputs: int, stride: int, shortcut: str) -> nn.Sequential | None:
     """The 1×1 convolution and batch norm on a block's shortcut; None where the shortcut is the identity.
 
-    `auto` projects where the shapes differ, `always` everywhere. Raises UsageError where `never` cannot be had.
+    Raises UsageError as `projects` does.
     """
-    differ = stride != 1 or inputs != outputs
-    if differ and shortcut == "never":
-        given = f"the last block turns {inputs} channels into {outputs} at stride {stride}"
-        hint = "write `auto` or `always`" if stride != 1 else f"write `auto` or `always`, or `width: {inputs}`"
-        raise UsageError(f"`last_block.shortcut: never` needs equal shapes, but {given}", hint=hint)
-    if not differ and shortcut != "always":
+    if not projects(inputs, outputs, shortcut, stride):
         return None
     return nn.Sequential(conv(inputs, outputs, kernel=1, stride=stride), nn.BatchNorm2d(outputs))
 

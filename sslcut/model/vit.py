@@ -1,5 +1,8 @@
 """Vision transformers (arXiv 2010.11929) with torchvision's tensor names, for any image size that the patch divides.
 
+The last block can be widened, our own extension of arXiv 2304.05369: only its MLP's last linear, the scale of that
+branch, a linear shortcut and the norm behind it change.
+
 The options beyond torchvision's network are what other projects' transformers have: registers, a scale of each branch,
 their own epsilon, and their own way from the stored positions to those of another image size: `antialias` (timm's),
 `plain` (transformers') or `offset` (DINO's and DINOv2's, which add a tenth of a patch to the size).
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from sslcut.errors import InputError, UsageError
 from sslcut.model.chain import Block, Chain, Named
+from sslcut.model.shortcut import across_channels, projects
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,21 @@ class Attention(nn.Module):
 
 
 class EncoderBlock(Block):
-    """Attention, then a four times wider MLP, each on normalised tokens and added to them: (B, T, D) → (B, T, D)."""
+    """Attention, then a four times wider MLP, each on normalised tokens and added to them: (B, T, D) → (B, T, D).
 
-    def __init__(self, shape: Shape) -> None:
-        width = shape.width
-        super().__init__(width)
+    The MLP of the last block may give `outputs` numbers a token; then, or with `shortcut: always`, a linear shortcut
+    turns the tokens that it is added to.
+    """
+
+    widened = ("mlp.3", "layer_scale_2", "shortcut")
+
+    def __init__(self, shape: Shape, outputs: int | None = None, shortcut: str = "auto") -> None:
+        width, outputs = shape.width, outputs or shape.width
+        super().__init__(outputs)
         self.ln_1 = nn.LayerNorm(width, eps=shape.norm_eps)
         self.self_attention = Attention(width, shape.heads, shape.qkv_bias)
         self.ln_2 = nn.LayerNorm(width, eps=shape.norm_eps)
-        wide, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        wide, narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, outputs)
         for layer in (wide, narrow):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.normal_(layer.bias, std=1e-6)
@@ -121,14 +131,19 @@ class EncoderBlock(Block):
         self.scaled = shape.layer_scale is not None
         if shape.layer_scale is not None:
             self.layer_scale_1 = nn.Parameter(torch.full((width,), float(shape.layer_scale)))
-            self.layer_scale_2 = nn.Parameter(torch.full((width,), float(shape.layer_scale)))
+            self.layer_scale_2 = nn.Parameter(torch.full((outputs,), float(shape.layer_scale)))
+        self.shortcut: nn.Linear | None = None
+        if projects(width, outputs, shortcut):
+            self.shortcut = nn.Linear(width, outputs, bias=False)
+            self.shortcut.weight = nn.Parameter(across_channels(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scaled:
-            x = x + self.layer_scale_1 * self.self_attention(self.ln_1(x))
-            return x + self.layer_scale_2 * self.mlp(self.ln_2(x))
-        x = x + self.self_attention(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        attended = self.self_attention(self.ln_1(x))
+        x = x + (self.layer_scale_1 * attended if self.scaled else attended)
+        branch = self.mlp(self.ln_2(x))
+        return (x if self.shortcut is None else self.shortcut(x)) + (
+            self.layer_scale_2 * branch if self.scaled else branch
+        )
 
 
 class Norm(nn.LayerNorm):
@@ -232,11 +247,7 @@ def vit_l(
 
 
 def of_shape(shape: Shape, last_block: Mapping[str, Any], depth: int, pool: str) -> Chain:
-    """A transformer of these measures with `depth` blocks, read by `pool`: `cls` or `mean`."""
-    for key, stock in (("width", None), ("shortcut", "auto")):
-        if last_block.get(key, stock) != stock:
-            what = f"`last_block.{key}: {last_block[key]}` changes a ResNet's last block; a ViT has none like it"
-            raise UsageError(what, hint="leave `last_block` out, or take a ResNet")
+    """A transformer of these measures with `depth` blocks, the last as `last_block` says, read by `pool`."""
     if shape.size % shape.patch:
         hint = f"write a `size` that {shape.patch} divides, such as {divided(shape.size, shape.patch)}"
         raise UsageError(f"`size: {shape.size}` does not divide into patches of {shape.patch}", hint=hint)
@@ -244,8 +255,10 @@ def of_shape(shape: Shape, last_block: Mapping[str, Any], depth: int, pool: str)
         raise UsageError(f"`heads: {shape.heads}` does not divide the width {shape.width}", hint="leave it out")
     prefix_tokens = 1 + shape.registers
     blocks: list[Named] = [("stem", "", Stem(shape))]
+    width = last_block.get("width") or shape.width
     for index in range(depth):
-        blocks.append((f"blocks.{index}", f"encoder.layers.encoder_layer_{index}.", EncoderBlock(shape)))
-    blocks.append(("norm", "encoder.ln.", Norm(shape.width, shape.norm_eps)))
-    blocks.append(("pool", "", TokenPool(shape.width, pool, prefix_tokens)))
+        asked = (width, last_block.get("shortcut", "auto")) if index == depth - 1 else ()
+        blocks.append((f"blocks.{index}", f"encoder.layers.encoder_layer_{index}.", EncoderBlock(shape, *asked)))
+    blocks.append(("norm", "encoder.ln.", Norm(width, shape.norm_eps)))
+    blocks.append(("pool", "", TokenPool(width, pool, prefix_tokens)))
     return Chain(blocks, prefix_tokens=prefix_tokens)

@@ -17,7 +17,7 @@ from sslcut.data.images import Images, describe
 from sslcut.data.opening import Opened, open_data, view_maker
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
-from sslcut.errors import AbsentError, MachineError, UsageError
+from sslcut.errors import AbsentError, InputError, MachineError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method
@@ -38,6 +38,7 @@ from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
 from sslcut.model.published import about
+from sslcut.model.shortcut import changed
 from sslcut.model.teacher import Teacher
 from sslcut.names import READOUTS, is_named, part_of
 from sslcut.options import Options
@@ -341,9 +342,17 @@ def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[di
     else:
         kept = {name: tensor for name, tensor in theirs.items() if name not in head}
         fresh = own_head
-    chain.load_tensors({**kept, **{name: own[name].detach().clone() for name in fresh}}, path)
+    document = header.read(path).document
+    try:
+        chain.load_tensors({**kept, **{name: own[name].detach().clone() for name in fresh}}, path)
+    except InputError as error:
+        last = document["model"].get("last_block") or {}
+        if not changed(last):
+            raise
+        hint = f"it was resized: write `model.last_block: {{width: {last['width']}, shortcut: {last['shortcut']}}}`"
+        raise InputError(error.faults[0].what, place=path, hint=hint) from error
     yield Note(f"starting from {path}" + (f", {len(fresh)} tensors of the head drawn anew" if fresh else ""))
-    return list(header.read(path).document["history"])
+    return list(document["history"])
 
 
 def head_of(chain: Chain) -> set[str]:

@@ -14,7 +14,7 @@ from sslcut.names import resolve
 from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
-from sslcut.stages import guillotine, pretrain, probe, report
+from sslcut.stages import guillotine, pretrain, probe, report, resize
 from sslcut.study.sharing import take_over
 
 
@@ -61,8 +61,13 @@ def _stage(
         result = yield from _events(pretrain.run(recipe, replace(options, out=directory.path)))
         return result, Given(Path(result.text), directory=directory.path) if result is not None else None
     if given is None and stage != "report":
-        newest = directory.newest(UNCUT if stage == "guillotine" else CHECKPOINT_STAGES)
+        newest = directory.newest(UNCUT if stage in ("guillotine", "resize") else CHECKPOINT_STAGES)
         given = Given(newest, directory=directory.path)
+    if stage == "resize":
+        assert given is not None
+        made = resize.run(given, resize.asked(recipe), resize.Options(None, options.force), recipe)
+        result = yield from _events(made)
+        return result, Given(Path(result.text), directory=directory.path) if result is not None else given
     if stage == "probe":
         assert given is not None
         result = yield from _events(probe.run(given, recipe, replace(options, out=None)))
@@ -88,7 +93,10 @@ def _stage(
 def check_places(recipe: Recipe) -> None:
     """Raise UsageError for a layer or final norm that the network will not have, before it is trained."""
     document = recipe.dump()
-    chain = blueprint(model_document(document, 2))
+    model = model_document(document, 2)
+    if "resize" in recipe.stages:
+        model = resize.asked(recipe).of_model(model)
+    chain = blueprint(model)
     probe.asked_layers(document["probe"]["layers"], chain.names)
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
