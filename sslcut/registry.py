@@ -197,6 +197,8 @@ PROBES = Registry(
     {
         "linear": "sslcut.metrics.linear:linear",
         "knn": "sslcut.metrics.knn:knn",
+        "mlp": "sslcut.metrics.mlp:mlp",
+        "binarised": "sslcut.metrics.binarised:binarised",
         "transfer": "sslcut.metrics.transfer:transfer",
     },
 )
@@ -222,6 +224,8 @@ MEASURES = Registry(
         "rank_views": "sslcut.metrics.spread:rank_views",
         "lidar": "sslcut.metrics.spread:lidar",
         "tangent": "sslcut.metrics.tangent:tangent",
+        "zeros": "sslcut.metrics.sparsity:zeros",
+        "dead": "sslcut.metrics.sparsity:dead",
     },
 )
 

@@ -15,7 +15,7 @@ import report_data
 
 from sslcut.errors import InputError, MachineError, UsageError
 from sslcut.events import Result
-from sslcut.render import gather, page, sections, words
+from sslcut.render import gather, page, sections, table, words
 from sslcut.render.results import Document
 from sslcut.stages import report
 
@@ -265,6 +265,30 @@ def test_a_results_file_with_nothing_in_it_still_makes_a_report(tmp_path):
 
 
 # ---- the page
+
+
+def test_what_an_mlp_and_the_signs_score_over_the_linear_probe_stands_by_layer():
+    made = report_data.document(**SMALL | {"tasks": {"shape": "class", "x": "number"}})
+    assert table.beyond_linear(Document.model_validate(made)) is None
+    at = [row for row in made["results"] if row["probe"] == "linear" and row["layer"] in ("layer4.0", "pool")]
+    for probe, more in (("mlp", 0.034), ("binarised", -0.05)):
+        made["results"] += [{**row, "probe": probe, "value": row["value"] + more} for row in at]
+    one = gather.Found(Path("probe.json"), Document.model_validate(made))
+    found = table.beyond_linear(one.document)
+    assert found.columns == ("layer", "difference", "shape", "x")
+    assert {row[0] for row in found.rows} == {"layer4.0", "layer4.0 · grid2", "pool"}
+    assert {row[1:] for row in found.rows} == {
+        ("MLP − linear", "+3.4", "+0.034"), ("binarised − linear", "−5.0", "−0.050"),
+    }  # fmt: skip
+    assert "Beyond a linear map" in [section.title for section in sections.one_result(one)]
+
+
+def test_a_resized_network_that_was_not_trained_on_is_told_so():
+    fresh = {"stage": "resize", "note": "resized, needs training"}
+    trained = {"stage": "pretrain"}
+    histories = [[fresh], [trained, fresh, {"stage": "guillotine"}], [fresh, trained], [{"stage": "resize"}], []]
+    told = [sections.untrained_since(history) for history in histories]
+    assert told == [True, True, False, False, False]
 
 
 def test_the_page_asks_the_network_for_nothing(written):

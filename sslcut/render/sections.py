@@ -89,10 +89,18 @@ def _own_title(found: Sequence[Found]) -> str:
 def _notes(document: Document) -> Iterator[str]:
     if document.data_name == "shapes":
         yield words.DEMONSTRATION
+    if untrained_since(document.history):
+        yield words.RESIZED
     if document.data.get("folds", 1) > 1:
         yield words.CROSS_FITTED
     if told := words.paper(document.recipe):
         yield told
+
+
+def untrained_since(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a resize drew the last block anew, and no training followed."""
+    made = [entry for entry in history if entry.get("stage") in ("pretrain", "resize", "import")]
+    return bool(made) and made[-1]["stage"] == "resize" and bool(made[-1].get("note"))
 
 
 def facts(document: Document) -> Iterator[tuple[str, str]]:
@@ -142,6 +150,7 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
             (*fairness.gains(document), *curves.widths(document)),
             _tables(fairness.table(document)),
         ),
+        Section("beyond", "Beyond a linear map", (), (), _tables(table.beyond_linear(document))),
         Section("baselines", "Baselines", (), (), _tables(table.baselines(document))),
         Section("cost", "Cost", (), tuple(curves.cost(document)), _tables(table.cost(document))),
         Section("measures", "Geometry", described, tuple(geometry.figures(document)), tuple(geometry.tables(document))),

@@ -5,7 +5,7 @@ CSV holds the numbers as the results files do; tables for people are in words (p
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,10 +127,16 @@ def gains(document: Document) -> Table | None:
 
 
 def _grid(document: Document, title: str, cells: dict[str, dict[str, str]], tasks: tuple[str, ...]) -> Table | None:
-    order = {layer: index for index, layer in enumerate(document.layers)}
-    places = sorted(cells, key=lambda place: order.get(place.split(" · ")[0], len(order)))
-    rows = tuple((place, *(cells[place].get(task, words.DASH) for task in tasks)) for place in places)
+    rows = tuple(
+        (place, *(cells[place].get(task, words.DASH) for task in tasks)) for place in _in_order(document, cells)
+    )
     return Table(title, ("layer", *tasks), rows, open=False) if rows else None
+
+
+def _in_order(document: Document, places: Iterable[str]) -> list[str]:
+    """Names of places in the network's order."""
+    order = {layer: index for index, layer in enumerate(document.layers)}
+    return sorted(places, key=lambda place: order.get(place.split(" · ")[0], len(order)))
 
 
 def baselines(document: Document) -> Table | None:
@@ -150,6 +156,24 @@ def baselines(document: Document) -> Table | None:
             ))  # fmt: skip
     columns = ("task", "reference", "reference, untrained", "best layer, untrained", "raw pixels")
     return Table("By the linear probe", columns, tuple(rows)) if rows else None
+
+
+def beyond_linear(document: Document) -> Table | None:
+    """Layer × task: what an MLP, or the features' signs alone, score over the linear probe."""
+    rows = []
+    for probe, told in (("mlp", "MLP − linear"), ("binarised", "binarised − linear")):
+        places: dict[str, dict[str, str]] = {}
+        for task in document.metrics:
+            base = {(row.layer, row.readout): row.value for row in document.scores(task)}
+            for row in document.scores(task, probe):
+                linear = base.get((row.layer, row.readout))
+                if row.value is not None and linear is not None:
+                    found = places.setdefault(document.place_name(row), {})
+                    found[task] = words.change(row.value - linear, row.metric)
+        for place in _in_order(document, places):
+            rows.append((place, told, *(places[place].get(task, words.DASH) for task in document.metrics)))
+    columns = ("layer", "difference", *document.metrics)
+    return Table("Over the linear probe (points of accuracy, or R²)", columns, tuple(rows)) if rows else None
 
 
 def cost(document: Document) -> Table | None:

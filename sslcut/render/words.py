@@ -12,7 +12,13 @@ from sslcut.render.results import Best, Document, Place, Score
 DASH = "–"
 MINUS = "−"
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "r2": "R²", "log_odds": "log-odds"}
-PROBES = {"linear": "linear probe", "knn": "kNN", "mlp": "MLP probe", "transfer": "the transfer protocol"}
+PROBES = {
+    "linear": "linear probe",
+    "knn": "kNN",
+    "mlp": "MLP probe",
+    "binarised": "the linear probe of which features are above zero",
+    "transfer": "the transfer protocol",
+}
 MEASURES = {
     "rankme": "RankMe",
     "erank_cov": "effective rank of the covariance",
@@ -28,8 +34,8 @@ MEASURES = {
     "rank_data": "RankMe of images",
     "rank_views": "RankMe of views",
     "lidar": "LiDAR",
-    "zero_fraction": "zero fraction",
-    "dead_fraction": "dead fraction",
+    "zeros": "fraction of zeros",
+    "dead": "dead fraction",
 }
 EXPLAINED = {
     "rankme": "the effective number of directions in use",
@@ -37,6 +43,8 @@ EXPLAINED = {
     "participation": "the number of directions with equal variances that would spread as much",
     "alpha_req": "how fast variances fall with their rank (1 is balanced; withheld where no power law fits)",
     "cka": "1 where a layer is the one before it but for a rotation and a scale",
+    "zeros": "the mean share of an image's features that are zero (rarer the more places are averaged)",
+    "dead": "the share of features that no image makes positive",
     "uniformity": "lower where images are spread over the whole sphere",
     "alignment": "the squared distance of two views of an image on the sphere, 0 to 4",
     "sensitivity": "the views' share of a layer's scatter (0 is invariant)",
@@ -302,6 +310,10 @@ def protocol(document: Document) -> list[str]:
 CROSS_FITTED = (
     "There is no test split: in five folds every image fits, validates and tests in turn. The layer was chosen with "
     "the help of images that its score is then taken from, so the chosen layer's gain leans a little to the good side."
+)
+RESIZED = (
+    "This network is resized, needs training: its last block was drawn anew, and what stands behind it reads that. "
+    "The scores there are an untrained block's; `sslcut pretrain` with `from:` goes on."
 )
 DEMONSTRATION = (
     "The data set `shapes` is a demonstration: its factors are drawn, and its effects are planted. "
