@@ -202,6 +202,20 @@ def test_a_network_that_the_library_does_not_have_is_refused_naming_the_tensor(t
     assert caught.value.faults[0].hint == "`--to onnx` takes any network"
 
 
+def test_a_librarys_network_that_was_resized_is_refused_naming_the_tensor(tmp_path):
+    model = {"backbone": {"name": "torchvision:resnet18"}, "last_block": {"width": 40, "shortcut": "auto"}}
+    with pytest.raises(InputError, match=r"`layer4.1.conv2.weight` .* \(40, 512, 3, 3\)"):
+        exported(saved(tmp_path / "a.safetensors", model), "torchvision")
+    exported(saved(tmp_path / "b.safetensors", model, "layer4.0", "avg"), "torchvision")
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+def test_a_wide_transformer_is_refused_naming_the_tensor(tmp_path, to):
+    model = {**TRANSFORMER, "last_block": {"width": 200, "shortcut": "auto"}}
+    with pytest.raises(InputError, match=r"`encoder.layers.encoder_layer_3.mlp.3.weight` .* \(200, 768\)"):
+        exported(saved(tmp_path / "a.safetensors", model), to)
+
+
 def test_the_head_is_left_out_and_said_to_be(tmp_path):
     path = saved(tmp_path / "a.safetensors", {**RESNET, "projector": {"widths": [16, 8]}}, "projector")
     first, *_, result = stage.run(Given(path), stage.Options("torchvision"))

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from cli import TINY, sslcut
+from exported import saved
 
 import sslcut as package
 from sslcut import checkpoint, header, recipe, study
@@ -90,6 +91,28 @@ def test_narrowing_tells_its_error_on_the_checkpoints_own_images_or_on_random_on
     assert "135 images of `shapes`" in told and 0 < made.document["history"][-1]["error"] < 2
     events, _ = done(trained, 16, init="preserve", out=trained.with_name("other.safetensors"))
     assert any("random images" in event.text for event in events)
+
+
+def test_an_imported_network_has_no_recipe_and_is_resized_on_random_images(tmp_path):
+    path = saved(
+        tmp_path / "a.safetensors", {"backbone": {"name": "vit_ti", "patch": 8, "size": 16, "depth": 1}}, size=16
+    )
+    document = header.read(path).document
+    checkpoint.save(path, checkpoint.load(path).chain, {**document, "recipe": None})
+    events, made = done(path, 200, init="preserve")
+    assert made.document["recipe"] is None and made.document["model"]["last_block"]["width"] == 200
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    old, new = package.load(path)(images), package.load(made.path)(images)
+    assert torch.allclose(new[:, :192], old, atol=1e-5) and new[:, 192:].abs().max() < 1e-5
+
+
+def test_a_network_that_cannot_be_resized_is_told_from_its_header(trained):
+    source = header.read_network(trained)
+    source.document["model"]["backbone"]["name"] = "timm:convnext_atto"
+    with pytest.raises(
+        UsageError, match="cannot be made 48 wide: the last block of `timm:convnext_atto` has one width"
+    ):
+        resize.check(source, resize.Width(48))
 
 
 def test_a_cut_checkpoint_is_refused_with_the_remedy(trained):

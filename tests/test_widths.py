@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from sslcut.errors import InputError, UsageError
+from sslcut.methods.vicreg import VICReg
 from sslcut.model.borrowed import chain_of
 from sslcut.model.build import blueprint, build
 from sslcut.model.chain import Chain
 from sslcut.model.convnext import with_last_block
+from sslcut.model.heads import mlp
 from sslcut.model.widths import chosen, copies, difference, lever, padded, preserve, representation, resized
 
 BACKBONES = {
@@ -236,3 +238,18 @@ def test_an_identity_cannot_take_a_projections_place():
     with pytest.raises(UsageError, match="an identity cannot"):
         preserve(wide, resized(wide, made("basic", "linear", width=24)), pictures())
     assert resized(old, made("strided", "linear", width=8)).block("layer4.0").downsample is not None
+
+
+# ---- a linear head narrower than h
+
+
+@pytest.mark.parametrize(("outputs", "rank"), [(1, 1), (3, 3), (9, 9), (20, 12)])
+def test_gradients_at_h_through_a_linear_head_of_k_outputs_span_k_directions_at_most(outputs, rank):
+    """With K < D the samples' gradients lie in the span of the head's K rows; with K ≥ D in nothing less than D."""
+    torch.manual_seed(0)
+    h = torch.randn(2, 40, 12, dtype=torch.float64, requires_grad=True)  # views, samples, D
+    head = mlp("projector", 12, widths=[outputs], last_bias=False)[0][2].double()
+    (gradient,) = torch.autograd.grad(VICReg(Chain([])).loss(head(h), None), h)
+    singular = torch.linalg.svdvals(gradient.flatten(0, 1))
+    assert singular[rank - 1] > 1e-5 * singular[0]
+    assert rank == 12 or singular[rank] < 1e-12 * singular[0]

@@ -12,6 +12,7 @@ from sslcut.header import Header
 from sslcut.model.build import blueprint
 from sslcut.model.chain import Chain
 from sslcut.model.network import Network
+from sslcut.model.shortcut import changed
 from sslcut.names import part_of
 from sslcut.registry import BACKBONES
 
@@ -116,6 +117,16 @@ def stock_fits(checkpoint: Checkpoint, library: str, said: Sequence[str]) -> Non
         if key not in said and key in options and options[key] != option.default and key not in _IN_TENSORS:
             what = f"{library}'s {checkpoint.backbone} cannot be told `{key}: {options[key]}`"
             raise InputError(what, place=str(checkpoint.header.path), hint=ANY_NETWORK)
+
+
+def own_width(checkpoint: Checkpoint, library: str) -> None:
+    """Raise InputError where a library's network was resized, naming the first tensor that its own does not have."""
+    if not changed(checkpoint.model.get("last_block") or {}):
+        return
+    held = checkpoint.network.chain
+    stock = blueprint({"backbone": checkpoint.model["backbone"]})
+    kept = [name for name in held.names if name in stock.names]
+    _same_tensors(held.keep(kept), stock.keep(kept), f"{library}'s {checkpoint.backbone}", str(checkpoint.header.path))
 
 
 _IN_TENSORS = ("width", "stem", "zero_init_residual")  # seen in a tensor's shape, or gone once weights are loaded

@@ -8,6 +8,7 @@ from sslcut.foreign.exporting import (
     Export,
     library_of,
     own_or_refused,
+    own_width,
     packed,
     renamed,
     stock_fits,
@@ -30,6 +31,8 @@ def torchvision(checkpoint: Checkpoint) -> Export:
     own_or_refused(checkpoint, "torchvision")
     if not library_of(checkpoint.backbone):
         stock_fits(checkpoint, "torchvision", SAID)
+    else:
+        own_width(checkpoint, "torchvision")
     head = HEADS.get(checkpoint.backbone.partition("_")[0].rstrip("0123456789"), "classifier.")
     notes = (*told_apart(checkpoint, "torchvision"), *_reading(checkpoint), _loading(checkpoint))
 

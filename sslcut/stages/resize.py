@@ -177,7 +177,7 @@ class _Resizing:
             yield Note(f"drawn anew from seed {self.width.seed}: {NEEDS_TRAINING}")
         document, recipe = self.source.document, self.source.document.get("recipe")
         if recipe is not None:
-            recipe = {**recipe, "model": self.width.of_model(recipe["model"])}
+            recipe = {**recipe, "model": self.width.of_model(recipe.get("model", {}))}
         history = [*document["history"], self.entry]
         checkpoint.save(target, self.new, {**document, "model": self.model, "recipe": recipe, "history": history})
 
