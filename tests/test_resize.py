@@ -148,8 +148,10 @@ def test_resize_is_a_stage_of_a_recipe(tiny_run, tmp_path):
     last = list(study.run(chosen, Options(tmp_path / "run", threads=1)))[-1]
     assert last.text.endswith("pretrain-width-40-cut-layer4.0.safetensors")
     assert header.read_network(last.text).document["chain"][-1]["width"] == 40
-    with pytest.raises(UsageError, match="no width to resize to"):
-        list(study.run(own(**sets), Options(tmp_path / "none", threads=1)))
+    for width, fault in ((None, "no width to resize to"), (32, "32 wide already")):
+        with pytest.raises(UsageError, match=fault):
+            list(study.run(own(**sets, **{"resize.width": width or "null"}), Options(tmp_path / "none", threads=1)))
+    assert not (tmp_path / "none/pretrain.safetensors").exists()
 
 
 def test_a_resized_checkpoint_goes_through_the_command_line(trained):

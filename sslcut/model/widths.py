@@ -156,7 +156,9 @@ def preserve(old: Chain, new: Chain, images: Tensor) -> Embedding:
     else:
         how = (copies if hasattr(ours.block, "branch") else padded)(inputs, outputs)
     if hasattr(ours.block, "branch"):
-        _normalised(theirs, ours, how, old.run(images, upto=_before(old, ours.name)))
+        _normalised(theirs, ours, how)
+        if _shortcut(theirs) is None:
+            _imitate_identity(ours, how, old.run(images, upto=old.names[old.names.index(ours.name) - 1]))
     else:
         _scaled(theirs, ours, how)
     if theirs.reader is not None and ours.reader is not None:
@@ -220,25 +222,18 @@ def difference(old: Chain, new: Chain, how: Embedding, images: Tensor) -> float:
     return float((after - before).square().mean().sqrt() / spread.clamp_min(torch.finfo(spread.dtype).tiny))
 
 
-def _before(chain: Chain, name: str) -> str:
-    return chain.names[chain.names.index(name) - 1]
-
-
 def _shortcut(found: Lever) -> nn.Module | None:
     module: nn.Module | None = getattr(found.block, found.parts[2], None)
     return module
 
 
-def _normalised(theirs: Lever, ours: Lever, how: Embedding, x: Tensor) -> None:
+def _normalised(theirs: Lever, ours: Lever, how: Embedding) -> None:
     """A residual block of convolutions: E goes into the batch norms, since the ReLU behind keeps positive factors."""
     for part in theirs.parts[:2]:
         _embed(theirs.block.get_submodule(part), ours.block.get_submodule(part), how)
-    before, after = _shortcut(theirs), cast(nn.Sequential | None, _shortcut(ours))
-    if before is not None and after is not None:
-        for one, other in zip(cast(nn.Sequential, before), after, strict=True):
-            _embed(one, other, how)
-    elif after is not None:
-        _imitate_identity(after, how, x)
+    before, after = (cast(nn.Sequential | None, _shortcut(found)) for found in (theirs, ours))
+    for one, other in zip(before or (), after or (), strict=False):
+        _embed(one, other, how)
 
 
 def _embed(before: nn.Module, after: nn.Module, how: Embedding) -> None:
@@ -251,10 +246,10 @@ def _embed(before: nn.Module, after: nn.Module, how: Embedding) -> None:
         mine[key].copy_(how(tensor) if scaled and key in ("weight", "bias") else taken)
 
 
-def _imitate_identity(shortcut: nn.Sequential, how: Embedding, x: Tensor) -> None:
+def _imitate_identity(ours: Lever, how: Embedding, x: Tensor) -> None:
     """A projection that gives E x; its batch norm takes off and gives back the moments of `x`, in training too."""
-    weight, norm = cast(nn.Conv2d, shortcut[0]).weight, cast(Any, shortcut[1])
-    weight.copy_(torch.eye(how.inputs, device=weight.device)[how.take][:, :, None, None])
+    turning, norm = (cast(Any, part) for part in cast(nn.Sequential, _shortcut(ours)))
+    turning.weight.copy_(torch.eye(how.inputs)[how.take][:, :, None, None])
     variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     norm.running_mean.copy_(mean[how.take])
     norm.running_var.copy_(variance[how.take])

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 CHOICES = {"init": ("fresh", "preserve"), "shortcut": ("auto", "always", "never")}
 NEEDS_TRAINING = "resized, needs training"
-IMAGES = 256  # on which channels are chosen, and the error of another
+IMAGES = 256  # at most, on which channels are chosen, and on others the error measured
+PIXELS = 2**22  # of those images together, which go through the network at once
 READ = 2048  # of a data set's images, from which those are taken
 
 
@@ -204,7 +205,7 @@ class _Resizing:
             try:
                 opened = yield from open_data(self.sample(document["data"]), document["seed"], size=size)
                 fit = opened.fit[torch.randperm(len(opened.fit), generator=torch.Generator().manual_seed(0))]
-                count = min(IMAGES, len(fit) // 2)
+                count = min(IMAGES, max(1, PIXELS // size**2), len(fit) // 2)
                 parts = (opened.dataset.train.read(rows) for rows in (fit[:count], fit[count : 2 * count]))
                 first, second = (self.network.normalised(part) for part in parts)
                 if count:

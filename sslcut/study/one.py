@@ -10,6 +10,7 @@ from sslcut.events import Event, Plan, Result, Stage, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.methods.making import model_document
 from sslcut.model.build import blueprint
+from sslcut.model.widths import resized
 from sslcut.names import resolve
 from sslcut.options import Options
 from sslcut.recipe import Recipe
@@ -94,9 +95,9 @@ def check_places(recipe: Recipe) -> None:
     """Raise UsageError for a layer or final norm that the network will not have, before it is trained."""
     document = recipe.dump()
     model = model_document(document, 2)
-    if "resize" in recipe.stages:
-        model = resize.asked(recipe).of_model(model)
     chain = blueprint(model)
+    if "resize" in recipe.stages:
+        chain = resized(chain, blueprint(resize.asked(recipe).of_model(model)))
     probe.asked_layers(document["probe"]["layers"], chain.names)
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
