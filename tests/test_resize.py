@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from sslcut.model.widths import lever
 from sslcut.options import Options
 from sslcut.rundir import RunDir
 from sslcut.stages import guillotine, pretrain, resize
+from sslcut.study.sharing import arrange
+from sslcut.sweep import cells
 
 
 @pytest.fixture
@@ -122,7 +125,7 @@ def test_a_cut_checkpoint_is_refused_with_the_remedy(trained):
         if isinstance(event, Result)
     ]
     with pytest.raises(InputError, match="cut off: the checkpoint ends with `layer3.0`") as caught:
-        done(cut, 48)
+        done(Path(cut), 48)
     assert "cut from" in caught.value.faults[0].hint
 
 
@@ -167,3 +170,18 @@ def test_a_resized_checkpoint_goes_through_the_command_line(trained):
     assert "last block 24 wide" in results["model"]
     cut = sslcut("guillotine", probed.stdout.strip(), "--at", "layer4", cwd=trained.parent)
     assert cut.returncode == 0 and package.load(cut.stdout.strip())(torch.rand(1, 3, 16, 16)).shape == (1, 24)
+
+
+def test_a_sweep_over_widths_trains_once_and_resizes_in_each_cell(tmp_path):
+    sets = {"stages": "[pretrain, resize, probe]", "train.epochs": 0, "probe.layers": "[layer4]"}
+    swept = own(**sets, **{"probe.probes": "[knn]", "probe.tasks": "[shape]", "sweep": "{resize.width: [24, 40]}"})
+    list(study.run(swept, Options(tmp_path / "all", threads=1)))
+    assert len(list((tmp_path / "all").glob("*/pretrain.safetensors"))) == 1
+    found = {path.name: path.parent for path in (tmp_path / "all").glob("*/pretrain-width-*.safetensors")}
+    assert sorted(found) == ["pretrain-width-24.safetensors", "pretrain-width-40.safetensors"]
+    assert len(set(found.values())) == 2
+    for name, folder in found.items():
+        results = json.loads((folder / f"probe-{name.removesuffix('.safetensors')}.json").read_text())
+        assert f"last block {name.split('-')[-1].split('.')[0]} wide" in results["model"]
+    works = arrange(cells(swept), RunDir(tmp_path / "none"), pretrain.key_of)
+    assert [list(work.leaders) for work in works] == [[], ["pretrain"]]

@@ -76,7 +76,7 @@ def run(given: Given, width: Width, options: Options, recipe: Recipe | None = No
     """
     source = header.read_network(given.checkpoint)
     check(source, width)
-    target = options.out or source.path.with_name(f"{source.path.stem}-width-{width.width}.safetensors")
+    target = options.out or given.folder / f"{source.path.stem}-width-{width.width}.safetensors"
     entry = entry_of(source, width)
     kept = target.exists() and _is_already(target, source, width, entry)
     if target.exists() and not kept and not options.force:

@@ -7,7 +7,7 @@ from sslcut.errors import SslcutError, family
 from sslcut.events import Event, Result, Row, Stage, Warn
 from sslcut.study.sharing import Work
 
-DOING = {"pretrain": "training", "probe": "probing", "guillotine": "cutting"}
+DOING = {"pretrain": "training", "resize": "resizing", "probe": "probing", "guillotine": "cutting"}
 
 
 def row(

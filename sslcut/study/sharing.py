@@ -51,7 +51,9 @@ class Work:
         """What is measured of which training, as one text; None where nothing is."""
         if self.trains is None or "probe" not in self.cell.recipe.stages:
             return None
-        return json.dumps([self.trains, self.cell.recipe.stage_sections("probe")], sort_keys=True)
+        between = [stage for stage in self.cell.recipe.stages if stage == "resize"]  # what is probed is not the same
+        sections = [self.cell.recipe.stage_sections(stage) for stage in [*between, "probe"]]
+        return json.dumps([self.trains, *sections], sort_keys=True)
 
 
 def arrange(points: Sequence[Cell], directory: RunDir, key_of: Callable[[Recipe], str]) -> list[Work]:
