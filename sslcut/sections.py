@@ -130,11 +130,20 @@ class Views(Section):
     crops: Annotated[tuple[Crop, ...], Field(min_length=1)]
 
 
+class Online(Section):
+    """Linear probes of the network's layers that learn beside it, from the batches that it sees, by AdamW."""
+
+    tasks: Names = "all"
+    layers: Names = "all"
+    lr: Positive = 1e-3
+
+
 class Train(Section):
     """The training. No epochs give the untrained network; `state_every` is in seconds.
 
     The learning rate rises from `start_lr` to the optimiser's over the warm-up, then falls to `end_lr`; neither of the
-    two is scaled with the batch. That of `constant_lr`, parts of the head, stays as the optimiser has it.
+    two is scaled with the batch. That of `constant_lr`, parts of the head, stays as the optimiser has it. `online`
+    probes the layers while they train.
     """
 
     epochs: Whole = 20
@@ -149,6 +158,13 @@ class Train(Section):
     compile: bool = False
     clip_gradient: Positive | None = None
     state_every: Positive = 60.0
+    online: Online | None = None
+
+    @model_validator(mode="after")
+    def _watched(self) -> "Train":
+        if self.compile and self.online is not None:
+            raise told("`train.online` cannot watch a network that is compiled", "write `train.compile: false`")
+        return self
 
 
 class Viewed(Section):

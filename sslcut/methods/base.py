@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sslcut.data.views import Views
 from sslcut.errors import UsageError
+from sslcut.methods.mixing import Mixing
 from sslcut.model.chain import Chain
 
 
@@ -29,6 +30,7 @@ class Method(nn.Module, ABC):
     keeps: ClassVar[Literal["student", "teacher"]] = "student"  # which network the checkpoint holds
     batchnorm: ClassVar[Literal["per_view", "joint"]] = "joint"  # what batch statistics are taken over, as published
     caution: ClassVar[str] = ""  # what the user must know before the first step
+    unseen: ClassVar[int] = 0  # how many of the global views, the last ones, only the teacher sees
     min_views: ClassVar[int] = 2  # how many views the loss compares at least
     defaults: ClassVar[dict[str, Any]] = {}  # recipe sections below what the user writes
 
@@ -38,6 +40,8 @@ class Method(nn.Module, ABC):
     """The recipe's: set before training."""
     n_global: int = 2
     """How many of the views are global ones: noted by `check`."""
+    mixing: Mixing | None = None
+    """How the images of the last forward were mixed; None where they were not."""
 
     def __init__(self, chain: Chain) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ class MoCoV2(Method):
         "on one device `moco_v2` cannot shuffle its batch norm: query and key share their images' statistics, "
         "which may let the loss fall without learning (`moco_v3` needs no shuffling)"
     )
+    unseen = 1
     defaults = {
         "model": {"projector": {"widths": [256, 128], "norm": "none"}},
         "views": {"policy": "moco_v2", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},

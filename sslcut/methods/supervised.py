@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sslcut.data.views import Views
 from sslcut.methods.base import Method
-from sslcut.methods.mixing import Mixing, draw
+from sslcut.methods.mixing import draw
 from sslcut.model.chain import Chain
 
 
@@ -40,7 +40,6 @@ class Supervised(Method):
     ) -> None:
         super().__init__(chain)
         self.label_smoothing, self.mixup, self.cutmix, self.task = label_smoothing, mixup, cutmix, task
-        self.mixing: Mixing | None = None
 
     def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
         """The logits of every view, (V, B, C), of mixed images while training where that is asked for."""

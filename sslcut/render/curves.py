@@ -32,6 +32,10 @@ COSTS = {
     "seconds_per_1000": ("seconds per 1000 images", 1.0),
 }
 CURVES = {"loss": "loss", "rank": "rank", "lr": "learning rate"}
+EPOCHS = {
+    "field": "epoch", "type": "quantitative", "scale": {"zero": False, "nice": False},
+    "axis": {"title": "epoch", "tickMinStep": 1, "grid": False, "tickCount": 5},
+}  # fmt: skip
 
 
 def cost(document: Document) -> Iterator[Figure]:
@@ -98,10 +102,8 @@ def _cost_text(document: Document) -> str:
 
 
 def training(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    """Loss, rank, learning rate and online probes by epoch, a plot a quantity."""
+    """Loss, rank and learning rate by epoch, a plot a quantity."""
     keys = [key for key in CURVES if any(_is_number(epoch.get(key)) for epoch in epochs)]
-    seen = dict.fromkeys(key for epoch in epochs for key in epoch)
-    keys += [key for key in seen if key.startswith("online") and any(_is_number(epoch.get(key)) for epoch in epochs)]
     rows: list[Row] = [
         {
             "quantity": CURVES.get(key, key.replace("_", " ")),
@@ -115,8 +117,6 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     ]
     if not rows:
         return
-    axis = {"title": "epoch", "tickMinStep": 1, "grid": False, "tickCount": 5}
-    x = {"field": "epoch", "type": "quantitative", "axis": axis, "scale": {"zero": False, "nice": False}}
     told = hover(epoch="epoch", quantity="", text="value")
     head = words.listed([CURVES.get(key, key.replace("_", " ")) for key in keys])
     yield Figure(
@@ -124,7 +124,7 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
         f"{head[0].upper()}{head[1:]} by epoch",
         "Rank is the effective rank of what the loss saw." if "rank" in keys else "",
         f"{head} by epoch. {_spans(rows, 'quantity', 'epoch')}",
-        facets(rows, "quantity", list(dict.fromkeys(row["quantity"] for row in rows)), _line(x, told, dots=14)),
+        facets(rows, "quantity", list(dict.fromkeys(row["quantity"] for row in rows)), _line(EPOCHS, told, dots=14)),
     )
 
 

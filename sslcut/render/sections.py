@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sslcut.render import atlas, compare, curves, fairness, figures, following, geometry, ranking, table, words
+from sslcut.render import atlas, compare, curves, fairness, figures, following, geometry, online, ranking, table, words
 from sslcut.render.chart import Figure, slug
 from sslcut.render.gather import Found, labels, trained_in
 from sslcut.render.results import Document
@@ -162,6 +162,7 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
             _tables(ranking.table(document)),
         ),
         Section("training", "Training", _pace(epochs), tuple(curves.training(epochs))),
+        Section("online", "While it trained", (), tuple(online.online(epochs, document.tasks))),
         Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
         provenance(found),
     )

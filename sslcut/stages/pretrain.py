@@ -47,6 +47,7 @@ from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
 from sslcut.training.estimate import BYTES, memory
+from sslcut.training.online import Online, asked_taps, online_of
 from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
@@ -146,6 +147,9 @@ def plan(recipe: Recipe, device: torch.device) -> Generator[Event, None, int]:
     except AbsentError as absent:
         yield Warn(f"the network is not here: {absent}")
         return 0
+    if train["online"] is not None:
+        taps = asked_taps(train["online"]["layers"], [block.name for block in blocks])
+        yield Plan(f"online probes: {', '.join(taps)}")
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
     yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
@@ -199,7 +203,11 @@ class _Training:
         self.directory.remember(precision=asdict(precision), threads=self.threads)
         write_text(self.directory.path / "recipe.yaml", self.recipe.text())
         yield Note(f"training on {self.device}, {self.threads} threads, {precision.label}")
-        metrics = yield from self.epochs(method, opened.train, labels, views, precision)
+        online = self.online(method, opened)
+        if online is not None:
+            told = ", ".join(f"`{goal.name}`" for goal in online.goals)
+            yield Note(f"online probes at {len(online.taps)} layers learn {told}: the network sees none of it")
+        metrics = yield from self.epochs(method, opened.train, labels, views, precision, online)
         chain = method.kept.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         input = input_of(document, opened)
         identity = checkpoint.save(
@@ -226,8 +234,22 @@ class _Training:
             return Precision(**self.given_precision)
         return decided(self.document, method, images, labels, views)
 
+    def online(self, method: Method, opened: Opened) -> Online | None:
+        """The probes that learn beside the network, where the recipe asks for some."""
+        asked, document = self.document["train"]["online"], self.document
+        if asked is None:
+            return None
+        share = document["data"]["validation"]
+        return online_of(asked, opened, share, document["seed"], method, input_of(document, opened))
+
     def epochs(
-        self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker, precision: Precision
+        self,
+        method: Method,
+        images: Images,
+        labels: Tensor | None,
+        views: ViewMaker,
+        precision: Precision,
+        online: Online | None,
     ) -> Generator[Event, None, dict[str, Any]]:
         """Train through the epochs, writing metrics and states; returns the last epoch's numbers."""
         records = metrics_until(self.directory.path, self.state[1]["epoch"] if self.state is not None else 0)
@@ -241,7 +263,7 @@ class _Training:
             checkpoint.save_state(self.directory.path / "state", tensors, {**document, "hash": self.key})
 
         how = plan_of(self.document, self.device, precision)
-        for event in loop.train(method, images, labels, views, how, state=self.state, save=save):
+        for event in loop.train(method, images, labels, views, how, online=online, state=self.state, save=save):
             if isinstance(event, loop.Epoch):
                 records.append(event.numbers())
                 write_metrics(self.directory.path, records)

@@ -17,6 +17,7 @@ from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
 from sslcut.stages import guillotine, pretrain, probe, report, resize
 from sslcut.study.sharing import take_over
+from sslcut.training.online import asked_taps
 
 
 def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection[str] | None = None) -> Iterator[Event]:
@@ -99,6 +100,8 @@ def check_places(recipe: Recipe) -> None:
     if "resize" in recipe.stages:
         chain = resized(chain, blueprint(resize.asked(recipe).of_model(model)))
     probe.asked_layers(document["probe"]["layers"], chain.names)
+    if document["train"]["online"] is not None:
+        asked_taps(document["train"]["online"]["layers"], chain.names)
     how = document["guillotine"]
     if "guillotine" in recipe.stages and str(how["at"]) not in guillotine.ANSWERED:
         layer = resolve(how["at"], chain.names)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from math import isfinite, isnan
@@ -23,6 +23,7 @@ from sslcut.metrics.geometry import effective_rank
 from sslcut.names import part_of
 from sslcut.registry import UPDATES
 from sslcut.schedules import LrScaling, warmup_cosine
+from sslcut.training.online import Online, Scores
 from sslcut.training.optim import build_optimizer, set_lr
 from sslcut.training.state import Position, capture, restore
 from sslcut.training.updates import Engine
@@ -72,7 +73,7 @@ class Epoch(Event):
     """An epoch that is done, counted from 1: one line of `metrics.jsonl`.
 
     `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
-    its width); `images_per_second` counts images, not views.
+    its width); `images_per_second` counts images, not views. `online` is what the online probes score by now.
     """
 
     epoch: int
@@ -81,10 +82,11 @@ class Epoch(Event):
     images_per_second: float
     rank: float
     seconds: float
+    online: Scores | None = None
 
-    def numbers(self) -> dict[str, float]:
-        """The record without its text."""
-        return {key: value for key, value in asdict(self).items() if key != "text"}
+    def numbers(self) -> dict[str, Any]:
+        """The record without its text, and without what was not measured."""
+        return {key: value for key, value in asdict(self).items() if key != "text" and value is not None}
 
 
 def train(
@@ -94,19 +96,23 @@ def train(
     views: ViewMaker,
     plan: Plan,
     *,
+    online: Online | None = None,
     state: State | None = None,
     save: Save | None = None,
 ) -> Iterator[Event]:
     """Train `method` in place, from `state` where one is given; yields Progress, Epoch and Warn events.
 
-    `labels` (N,) int64, -1 where there is none, reach only a method that uses labels. `save` is called with a state
+    `labels` (N,) int64, -1 where there is none, reach only a method that uses labels. The probes `online` learn beside
+    the network and leave it as it would be without them. `save` is called with a state
     every `state_every_seconds`, and before an interruption (SIGINT, SIGTERM) is let through at the end of a step; a
     state that is not finite is never handed to it. Raises DivergedError, and InputError for a state that does not fit
     or fewer than two images.
     """
-    run = _Run(method, images, labels, views, plan, save)
+    run = _Run(method, images, labels, views, plan, online, save)
     if state is not None:
         run.position = restore(method, run.optimizer, *state, run.course)
+        if online is not None:
+            online.restore(state[0])
     with deferred() as interrupts, closing(ahead(images, run.order(), plan.device)) as batches:
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
@@ -116,11 +122,18 @@ class _Run:
     """The parts of one training and where it stands."""
 
     def __init__(
-        self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker, plan: Plan, save: Save | None
+        self,
+        method: Method,
+        images: Images,
+        labels: Tensor | None,
+        views: ViewMaker,
+        plan: Plan,
+        online: Online | None,
+        save: Save | None,
     ) -> None:
         if len(images) < 2:
             raise InputError(f"training needs at least 2 images, there is {len(images)}", hint="see `data.train`")
-        self.plan, self.images, self.views, self.save = plan, images, views, save
+        self.plan, self.images, self.views, self.online, self.save = plan, images, views, online, save
         self.method = arrange(method.to(plan.device), plan.precision.channels_last)
         if plan.compile:
             self.method.compile()
@@ -173,13 +186,16 @@ class _Run:
 
     def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Train on the images that were read; returns loss and z without waiting for the device."""
-        plan, position, indices = self.plan, self.position, indices[: self.sampler.batch]
+        plan, position, shown = self.plan, self.position, indices
+        indices = indices[: self.sampler.batch]
         done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
         set_lr(self.optimizer, self.share(done, steps))
         if pixels.is_cuda:
             indices = indices.pin_memory().to(pixels.device, non_blocking=True)
         labels = self.labels[indices] if self.labels is not None else None
-        return self.update.step(self.views(pixels, indices, position.epoch), labels, done / steps)
+        views = self.views(pixels, indices, position.epoch)
+        with nullcontext() if self.online is None else self.online.watch(self.method, views, shown):
+            return self.update.step(views, labels, done / steps)
 
     def share(self, done: int, steps: int) -> float:
         """The learning rate after `done` of `steps` steps, as a share of its peak."""
@@ -193,7 +209,8 @@ class _Run:
         due = time.monotonic() - self.saved >= self.plan.state_every_seconds
         if self.save is not None and (due or interrupts.pending is not None):
             self.check_finite()
-            self.save(*capture(self.method, self.optimizer, self.position, self.course))
+            tensors, document = capture(self.method, self.optimizer, self.position, self.course)
+            self.save(tensors | (self.online.tensors() if self.online is not None else {}), document)
             self.saved = time.monotonic()
         interrupts.check("the state is saved, and the same command goes on from it" if self.save is not None else "")
 
@@ -230,15 +247,16 @@ class _Run:
     def close(self, z: Tensor, start: float, first: int) -> Iterator[Event]:
         """The record of an epoch that is done, and a warning where z begins to collapse."""
         self.check_finite()
-        position, steps = self.position, self.sampler.steps
+        plan, position, steps = self.plan, self.position, self.sampler.steps
         assert position.loss is not None
         own = z[: len(z) - self.method.targets]  # what the network itself gave
         loss, rank = position.loss.item() / steps, rank_of(own.flatten(0, -2))
         seconds = time.monotonic() - start
         pace = (steps - first) * self.sampler.batch / seconds
         number = position.epoch + 1
-        text = f"epoch {number}/{self.plan.epochs}  loss {loss:.4g}  rank {rank:.1f}  {pace:,.0f} img/s"
-        yield Epoch(text, number, loss, self.optimizer.param_groups[0]["lr"], pace, rank, seconds)
+        text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}  rank {rank:.1f}  {pace:,.0f} img/s"
+        online = self.online.scores(plan.precision, plan.batch_size) if self.online is not None else None
+        yield Epoch(text, number, loss, self.optimizer.param_groups[0]["lr"], pace, rank, seconds, online)
         possible = min(z.shape[-2:])
         was, self.collapsed = self.collapsed, rank < COLLAPSED * possible
         if self.collapsed and not was:

@@ -38,9 +38,7 @@ def capture(
     The tensors are the live ones: write them, or clone them, before the next step.
     """
     tensors = {METHOD + name: tensor.detach() for name, tensor in method.state_dict().items()}
-    for name, parameter in named(optimizer).items():
-        moving = optimizer.state.get(parameter, {})
-        tensors |= {f"{OPTIMIZER}{name}:{key}": t.detach() for key, t in moving.items() if isinstance(t, Tensor)}
+    tensors |= {OPTIMIZER + name: tensor for name, tensor in moments(optimizer).items()}
     if position.loss is not None:
         tensors[LOSS] = position.loss
     return tensors, {"epoch": position.epoch, "step": position.step, "course": dict(course)}
@@ -62,7 +60,7 @@ def restore(
         if found != value:
             raise InputError(f"the state to resume from has {key} {found}, this training has {value}", hint=HINT)
     _restore_method(method, {k.removeprefix(METHOD): t for k, t in tensors.items() if k.startswith(METHOD)})
-    _restore_optimizer(optimizer, {k.removeprefix(OPTIMIZER): t for k, t in tensors.items() if k.startswith(OPTIMIZER)})
+    restore_moments(optimizer, {k.removeprefix(OPTIMIZER): t for k, t in tensors.items() if k.startswith(OPTIMIZER)})
     loss = tensors.get(LOSS)
     device = next(method.parameters()).device
     return Position(document["epoch"], document["step"], loss.to(device, copy=True) if loss is not None else None)
@@ -73,6 +71,16 @@ def named(optimizer: Optimizer) -> dict[str, Tensor]:
     return {name: p for g in optimizer.param_groups for name, p in zip(g["param_names"], g["params"], strict=True)}
 
 
+def moments(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimiser remembers of each parameter: `<parameter>:<its name>`, the live tensors."""
+    return {
+        f"{name}:{key}": tensor.detach()
+        for name, parameter in named(optimizer).items()
+        for key, tensor in optimizer.state.get(parameter, {}).items()
+        if isinstance(tensor, Tensor)
+    }
+
+
 def _restore_method(method: Method, given: Mapping[str, Tensor]) -> None:
     own = method.state_dict()
     for name in [*own, *given]:
@@ -81,7 +89,8 @@ def _restore_method(method: Method, given: Mapping[str, Tensor]) -> None:
     method.load_state_dict(given)
 
 
-def _restore_optimizer(optimizer: Optimizer, given: Mapping[str, Tensor]) -> None:
+def restore_moments(optimizer: Optimizer, given: Mapping[str, Tensor]) -> None:
+    """Put back what `moments` gave; raises InputError for a parameter that the optimiser does not move."""
     parameters = named(optimizer)
     for full, tensor in given.items():
         name, _, key = full.rpartition(":")
