@@ -203,6 +203,18 @@ PROBES = Registry(
     },
 )
 
+SHIFTS = Registry(
+    "shift",
+    {
+        "brightness": "sslcut.data.shifts:brightness",
+        "noise": "sslcut.data.shifts:noise",
+        "blur": "sslcut.data.shifts:blur",
+        "occlusion": "sslcut.data.shifts:occlusion",
+        "rotation": "sslcut.data.shifts:rotation",
+        "folder": "sslcut.data.elsewhere:folder",
+    },
+)
+
 MEASURES = Registry(
     "measure",
     {

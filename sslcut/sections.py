@@ -18,6 +18,7 @@ from sslcut.registry import (
     METHODS,
     OPTIMISERS,
     PROBES,
+    SHIFTS,
     UPDATES,
     Registry,
 )
@@ -186,7 +187,9 @@ class Probe(Section):
     `precision` is that of the pass over the images, `memory` what the features and a probe's work may take together.
     `fractions` are shares of the labels to learn from as well, beside all of them. `controls` read the layers once
     more: `pca` at one width, `common_width` or the narrowest layer's, and in pairs with the reference; `concat` the
-    backbone's last four blocks together; `raw` in the other scale than `scale`.
+    backbone's last four blocks together; `raw` in the other scale than `scale`. `shifts` are shifted test images that
+    the probes read as they were fitted, `all` of them but another folder's. `view_parameters` asks what each layer
+    knows of how its views, those of `viewed`, were made.
     """
 
     layers: Names = "all"
@@ -195,12 +198,14 @@ class Probe(Section):
     readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("avg",)
     measures: tuple[Annotated[Choice, Chosen(MEASURES)], ...]
     viewed: Viewed = Viewed()
+    view_parameters: bool = False
     untrained: bool = True
     pixels: bool = True
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     scale: Literal["standard", "raw"] = "standard"
     controls: tuple[Literal["pca", "concat", "raw"], ...] = ()
     common_width: Count | None = None
+    shifts: Literal["all"] | tuple[Annotated[Choice, Chosen(SHIFTS)], ...] = ()
     bootstrap: Annotated[int, Field(ge=2)] = 1000
     precision: Literal["float32", "bf16"] = "float32"
     memory: Annotated[str, AfterValidator(_size)] = "4GB"
@@ -293,7 +298,7 @@ class Recipe(Section):
     def stored(self) -> dict[str, Any]:
         """The recipe as a checkpoint holds it: of an absolute path only its last name, which tells no one's folders."""
         dump = self.dump()
-        for holder, key in ((dump["data"], "root"), (dump, "from")):
+        for holder, key in (*_roots(dump), (dump, "from")):
             path = holder.get(key)
             if path is not None and (PurePath(path).is_absolute() or path.startswith("~")):
                 holder[key] = PurePath(path).name
@@ -302,10 +307,9 @@ class Recipe(Section):
     def stage_sections(self, stage: str) -> dict[str, Any]:
         """What a stage's result depends on, of this recipe: the sections that it reads, less paths and speed."""
         dump = self.dump()
-        if dump["data"].get("root") is not None:
-            dump["data"]["root"] = PurePath(dump["data"]["root"]).name
-        if dump["from"] is not None:
-            dump["from"] = PurePath(dump["from"]).name
+        for holder, key in (*_roots(dump), (dump, "from")):
+            if holder.get(key) is not None:
+                holder[key] = PurePath(holder[key]).name
         del dump["train"]["state_every"], dump["probe"]["memory"]
         for key in ("download", "cache"):
             dump["data"].pop(key, None)
@@ -315,6 +319,12 @@ class Recipe(Section):
         """The sha256 of what a stage's result depends on: the sections that it reads, and the input's identity."""
         read = {"stage": stage, "input": input_identity, "sections": self.stage_sections(stage)}
         return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def _roots(dump: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Where a recipe names folders of images: the mappings, and the key in each."""
+    shifts = dump["probe"]["shifts"]
+    return [(holder, "root") for holder in (dump["data"], *(shifts if shifts != "all" else ()))]
 
 
 _READS = {

@@ -20,6 +20,7 @@ from sslcut.metrics.layer import Fit, Fold, Layer, Measure, at_rows, defined
 from sslcut.metrics.logodds import mean_rows
 from sslcut.metrics.recommend import Key, best_row, candidates, recommendation
 from sslcut.metrics.score import choosing_metric, metrics_of
+from sslcut.metrics.shifted import Shifts, shifted_rows
 from sslcut.metrics.table import PIXELS, Part, Row, number, table
 from sslcut.registry import MEASURES, PROBES, Registry
 
@@ -106,6 +107,7 @@ def measure(
     controls: Sequence[str] = (),
     common_width: int | None = None,
     concatenated: Layer | None = None,
+    shifted: Shifts | None = None,
 ) -> Generator[Event, None, Found]:
     """Measures `layers` (in network order) on all tasks; yields events, returns the results and their predictions.
 
@@ -118,7 +120,7 @@ def measure(
     no label in some part is left out with a warning. The tasks that the network was `trained_on` do not count where
     transfer to many is one number. Raises UsageError where the reference is not measured, InputError where features
     are not finite. `concatenated` is the layer of the control `concat`, `common_width` that of `pca`: by default the
-    narrowest layer's.
+    narrowest layer's. `shifted` are the images beside the layers; their rows come last, without predictions.
     """
     if reference not in [layer.key for layer in layers]:
         raise UsageError(
@@ -164,6 +166,8 @@ def measure(
             yield Progress("measuring", at, steps, {"layer": found.layer.name, "measure": found.measure})
     yield Progress("comparing layers", steps, steps)
     rows, tensors = _rows(study, fits)
+    if shifted is not None:
+        rows += _under_shifts(study, fits, shifted)
     results = {"results": rows, "measures": _measures(measured)} | _answer(study, fits)
     return results | {"controls": _under_controls(study, fits, layers, results["recommended"])}, tensors
 
@@ -219,15 +223,17 @@ def _fit(study: Study, job: _Job, before: Sequence[tuple[_Job, list[Fit]]]) -> l
     if job.control == "pca":
         own = next(fits for other, fits in before if _answers(other) and other.layer is job.layer)
         asked = study.widths[job.layer.key]
-        return projected(job.layer, study.tasks, study.folds, asked, own=own, scale=study.scale, memory=study.memory)
+        return projected(
+            job.layer.alone, study.tasks, study.folds, asked, own=own, scale=study.scale, memory=study.memory
+        )
     if job.control == "raw":
-        return rescaled(job.layer, study.tasks, study.folds, scale=study.scale, memory=study.memory)
+        return rescaled(job.layer.alone, study.tasks, study.folds, scale=study.scale, memory=study.memory)
     if job.fraction == 1.0:
         return study.call(PROBES, job.probe, [job.layer], study.tasks, study.folds)
     fits = []
     for name, task in study.tasks.items():  # each task has its own labels, so its own few rows
         folds = [with_labels(fold, task, job.fraction, study.seed) for fold in study.folds]
-        fits += study.call(PROBES, job.probe, [job.layer], {name: task}, folds)
+        fits += study.call(PROBES, job.probe, [job.layer.alone], {name: task}, folds)
     return fits
 
 
@@ -263,6 +269,15 @@ def _rows(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]]) -> tuple[lis
         tensors[f"target.{name}"] = _stored(task.values[study.test.rows])
         tensors[f"validation.target.{name}"] = _stored(task.values[study.validation.rows])
     return rows, tensors
+
+
+def _under_shifts(study: Study, fits: Sequence[tuple[_Job, Sequence[Fit]]], shifted: Shifts) -> list[Row]:
+    """The rows of shifted images, of every fit that has predicted them."""
+    mine = [fit for _, found in fits for fit in found if len(fit.beside)]
+    rows = shifted_rows(
+        mine, shifted, study.metrics, test=study.test, validation=study.validation, reference=study.reference
+    )
+    return [row | {"untrained": None, "fraction": 1.0, "seed": study.seed} for row in rows]
 
 
 def _test_values(study: Study, task: Task, fits: Sequence[Fit], metric: str) -> list[float | None]:

@@ -26,7 +26,8 @@ def knn(layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold
 
 def _fit_layer(layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]) -> list[Fit]:
     check_finite(layer)
-    sheets = {(name, setting): Sheet(name, task) for name, task in tasks.items() for setting in SETTINGS}
+    further = layer.beside
+    sheets = {(name, each): Sheet(name, task, further=further) for name, task in tasks.items() for each in SETTINGS}
     for fold in folds:
         for labelled, names in alike(tasks):
             train, final = fold.train[labelled[fold.train]], fold.final[labelled[fold.final]]
@@ -35,6 +36,10 @@ def _fit_layer(layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]) -
                 sheets[name, setting].validated[some] = classes
             for name, setting, some, classes in _votes(layer.features, final, fold.test, same):
                 sheets[name, setting].tested[some] = classes
+            if further is not None:
+                for bank, queries in ((train, further.validation), (final, further.test)):
+                    for name, setting, some, classes in _votes(layer.features, bank, queries, same, further.features):
+                        sheets[name, setting].beside[some] = classes
             for name, (k, temperature) in product(names, SETTINGS):
                 sheets[name, (k, temperature)].rows.append(len(final))
                 sheets[name, (k, temperature)].chosen.append(_capped(k, final))
@@ -54,10 +59,10 @@ def _capped(k: int, rows: Tensor) -> int:
 
 
 def _votes(
-    features: Tensor, bank: Tensor, queries: Tensor, tasks: Mapping[str, Task]
+    features: Tensor, bank: Tensor, queries: Tensor, tasks: Mapping[str, Task], asking: Tensor | None = None
 ) -> Iterator[tuple[str, tuple[int, float], Tensor, Tensor]]:
     """A task, a setting, some of the queries (q,) and what the bank says they are (q,), until all are told."""
-    for some, similarities, rows in neighbours(features, bank, queries, _capped(SETTINGS[0][0], bank)):
+    for some, similarities, rows in neighbours(features, bank, queries, _capped(SETTINGS[0][0], bank), asking):
         for (name, task), (k, temperature) in product(tasks.items(), SETTINGS):
             yield name, (k, temperature), some, vote(similarities, rows, task, _capped(k, bank), temperature)
 

@@ -1,7 +1,7 @@
 """What a probe reads (the features of one block, split into folds) and what it gives back (predictions)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,18 @@ from sslcut.data.images import Task
 from sslcut.errors import InputError
 
 BLOCK = 2**22  # numbers that are turned to float32 at a time (16 MB)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Features (M, D) of further images, which probes predict and never learn from.
+
+    The fits on train rows alone predict those at the rows `validation`, the final fits those at `test`.
+    """
+
+    features: Tensor
+    validation: Tensor
+    test: Tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,12 @@ class Layer:
     name: str
     readout: str
     features: Tensor
+    beside: Beside | None = None
+
+    @property
+    def alone(self) -> "Layer":
+        """The layer without what lies beside it."""
+        return replace(self, beside=None)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -57,6 +75,7 @@ class Fit:
     the final fit's predictions at the folds' test rows, `validated` those of the fit on train alone at their
     validation rows; both are meaningless elsewhere. A probe of several seeds puts these in front, (S, N) or (S, N, 2),
     and its scores are their means. `width` is how many numbers an image the probe read, the layer's where None.
+    `beside` holds what is predicted of the images beside the layer, (M,) or (M, 2), and none where there are none.
     """
 
     layer: Layer
@@ -68,6 +87,7 @@ class Fit:
     tested: Tensor
     validated: Tensor
     width: int | None = None
+    beside: Tensor = torch.empty(0)
 
     @property
     def dim(self) -> int:
@@ -83,18 +103,19 @@ class Fit:
 class Sheet:
     """The predictions of one fit while they are filled in, fold by fold; with a first dimension where it has seeds."""
 
-    def __init__(self, name: str, task: Task, seeds: int | None = None) -> None:
+    def __init__(self, name: str, task: Task, seeds: int | None = None, further: Beside | None = None) -> None:
         self.name = name
         shape = task.values.shape if seeds is None else (seeds, *task.values.shape)
         self.tested = task.values.new_zeros(shape)
         self.validated = task.values.new_zeros(shape)
+        self.beside = task.values.new_zeros((len(further.features) if further else 0, *task.values.shape[1:]))
         self.rows: list[int] = []
         self.chosen: list[float] = []
 
     def fit(self, layer: Layer, probe: str, *, setting: str = "", chosen: str = "") -> Fit:
         """The filled sheet."""
         rows = round(sum(self.rows) / len(self.rows))
-        return Fit(layer, self.name, probe, setting, chosen, rows, self.tested, self.validated)
+        return Fit(layer, self.name, probe, setting, chosen, rows, self.tested, self.validated, beside=self.beside)
 
 
 @dataclass(frozen=True)
@@ -154,11 +175,15 @@ def class_count(task: Task) -> int:
 
 def check_finite(layer: Layer) -> None:
     """Raises InputError where a layer's features are not all finite numbers."""
-    rows = torch.arange(len(layer.features))
-    parts = blocks(layer.features, rows, BLOCK // 4)  # smaller ones, since the check makes copies of its own
-    broken = sum(int((~part.isfinite().all(dim=1)).sum()) for _, part in parts)
+    broken = _broken(layer.features) + (_broken(layer.beside.features) if layer.beside is not None else 0)
     if broken:
         raise InputError(
             f"layer `{layer.name}` ({layer.readout}) gives values that are not finite for {broken} images",
             hint="the network overflows: probe it in float32, or leave the layer out with `probe.layers`",
         )
+
+
+def _broken(features: Tensor) -> int:
+    """How many rows hold a number that is not finite."""
+    parts = blocks(features, torch.arange(len(features)), BLOCK // 4)  # smaller, since the check makes its own copies
+    return sum(int((~part.isfinite().all(dim=1)).sum()) for _, part in parts)

@@ -54,7 +54,7 @@ def fit_scaled(
     layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold], scalings: Iterable[Scaling], memory: int
 ) -> list[Fit]:
     """Fits every task on one layer as `linear` does, its features as each fold's scaling gives them."""
-    sheets = {name: Sheet(name, task) for name, task in tasks.items()}
+    sheets = {name: Sheet(name, task, further=layer.beside) for name, task in tasks.items()}
     metrics = {name: choosing_metric(task, folds) for name, task in tasks.items()}
     for fold, scaler in zip(folds, scalings, strict=True):
         for labelled, names in alike(tasks):
@@ -81,6 +81,7 @@ class _Fitting:
             judge = _Judge(seen, self.labelled[validation], task.take(validation), metric)
             chosen.append(choose(design, task.take(rows), judge))
             sheet.validated[validation] = chosen[-1].predicted
+            self._read_beside(sheet, task, "validation", chosen[-1].fitted)
         return chosen
 
     def refit(self, group: _Group, chosen: Sequence[Chosen]) -> None:
@@ -90,8 +91,16 @@ class _Fitting:
         for (sheet, task, _), best in zip(group, chosen, strict=True):
             ((_, fitted),) = solve(design, task.take(rows), torch.tensor([best.l2]), start=best.fitted)
             sheet.tested[test] = predict(fitted, unseen, task.kind)[0]
+            self._read_beside(sheet, task, "test", fitted)
             sheet.chosen.append(best.l2)
             sheet.rows.append(len(rows))
+
+    def _read_beside(self, sheet: Sheet, task: Task, part: str, fitted: Affine) -> None:
+        """Fills in what a map says of the images beside the layer."""
+        further = self.layer.beside
+        if further is not None:
+            rows: Tensor = getattr(further, part)
+            sheet.beside[rows] = predict(fitted, Passing(further.features, rows, self.scaler), task.kind)[0]
 
     def _rows(self, part: Tensor) -> Tensor:
         return part[self.labelled[part]].sort().values  # a file is read in its order

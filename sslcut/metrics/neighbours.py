@@ -17,15 +17,17 @@ SPARE = 6  # columns to a wanted rank from which the first bar is read; more of 
 SPARSE = 16  # where more than one pair in this many may reach the bar, the whole block is sorted
 
 
-def neighbours(features: Tensor, bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def neighbours(
+    features: Tensor, bank: Tensor, queries: Tensor, k: int, asking: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The k rows of `bank` (N,) with the largest cosine similarity to each of `queries` (Q,), some queries at a time.
 
     Yields those queries (q,), their similarities and the rows: (q, k) each, on the CPU, best first; every query once,
-    in no promised order. `features` (N, D) are of any floating type, in memory or memory-mapped, and are read in
-    blocks: less than 64 MB is held beside them, however many rows there are. The similarities are float32's; a row of
-    zeros has 0 to all. k is at most N.
+    in no promised order. Queries are rows of `features` too, or of `asking` where given. Both are (N, D), of any
+    floating type, in memory or memory-mapped, and are read in blocks: less than 64 MB is held beside them, however many
+    rows there are. The similarities are float32's; a row of zeros has 0 to all. k is at most N.
     """
-    shelves = _Bank(features, bank)
+    shelves = _Bank(features, bank, features if asking is None else asking)
     missed = queries[:0]
     for part, similarities, rows, sure in shelves.search(queries, k, _likely_rank(k, 1 / shelves.blocks)):
         missed = torch.cat([missed, part[~sure]])
@@ -79,8 +81,8 @@ def _units(features: Tensor, rows: Tensor, centre: Tensor | None, *, asking: boo
 class _Bank:
     """The rows among which is searched, read block by block."""
 
-    def __init__(self, features: Tensor, bank: Tensor) -> None:
-        self.features, self.bank = features, bank
+    def __init__(self, features: Tensor, bank: Tensor, asking: Tensor) -> None:
+        self.features, self.bank, self.asking = features, bank, asking
         self.blocks = -(-len(bank) // max(RUN, min(ROWS, SHELVED // features.shape[1])))
         self.centre: Tensor | None = None
         if _rounding_pays(features):
@@ -93,7 +95,7 @@ class _Bank:
         for start in range(0, len(queries), GROUPS * size):
             some = queries[start : start + GROUPS * size]
             parts = [some[at : at + size] for at in range(0, len(some), size)]
-            searches = [_Search(_units(self.features, part, self.centre, asking=True), k, rank) for part in parts]
+            searches = [_Search(_units(self.asking, part, self.centre, asking=True), k, rank) for part in parts]
             for number in range(self.blocks):
                 self._meet(number, searches, table)
             for part, search in zip(parts, searches, strict=True):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,12 @@ class Part:
         self.rows = rows_of(folds, part)
         group = None if group is None else group[self.rows]
         self.bootstrap = Bootstrap(len(self.rows), group=group, count=count, seed=seed)
+
+    def moved(self, rows: Tensor) -> "Part":
+        """The same images at other `rows`, one for one, resampled alike."""
+        other = copy(self)
+        other.rows = rows
+        return other
 
     def labelled(self, task: Task) -> Tensor:
         """Which places among the rows carry a label of the task, (m,)."""

@@ -5,7 +5,7 @@ One document is one checkpoint on one data set: rows of scores, label-free measu
 
 import json
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sslcut.answers import controlled
 
 Number = float | None
+VIEWS = "views"  # the shift of rows that say what a layer still knows of how a view was made
 
 
 class _Part(BaseModel):
@@ -173,7 +174,7 @@ class Document(_Part):
     def metrics(self) -> dict[str, str]:
         """The metric by which each scored task is told, in the order of `tasks`."""
         chosen = {
-            row.task: row.metric for row in reversed(self.results) if not row.joint
+            row.task: row.metric for row in reversed(self.results) if not row.joint and row.shift is None
         }  # the first row of a task wins
         chosen |= {best.task: best.metric for best in self.best}
         order = [*self.tasks, *chosen]
@@ -224,6 +225,21 @@ class Document(_Part):
         """A task's `wanted` linear scores on the test set as it is, in the task's metric and the network's order."""
         return self._chosen(task, "linear", lambda row: row.shift is None and wanted(row))
 
+    def shifts(self, task: str, probe: str = "linear") -> dict[str, list[Score]]:
+        """A task's scores on shifted test images by one probe, in the network's order, by the name of the shift."""
+        mine = [row for row in self._by_task.get(task, ()) if row.shift not in (None, VIEWS)]
+        names = dict.fromkeys(str(row.shift) for row in mine)
+        return {name: self._chosen(task, probe, partial(_shifted_by, name)) for name in names}
+
+    @cached_property
+    def drawn(self) -> dict[str, list[Score]]:
+        """What each place knows of a parameter by which its view was made, by the parameter's name."""
+        found: dict[str, list[Score]] = {}
+        for row in self.results:
+            if row.shift == VIEWS and row.value is not None:
+                found.setdefault(row.task.removeprefix("view."), []).append(row)
+        return found
+
     @cached_property
     def _by_task(self) -> dict[str, list[Score]]:
         rows: dict[str, list[Score]] = {}
@@ -249,6 +265,10 @@ class Document(_Part):
         """`layer4.0`, with the read-out behind it where it is not the layer's main one, or where `full`."""
         told = place.readout and (full or not self.is_main(place)) and place.readout != "vector"
         return f"{place.layer} · {place.readout}" if told else place.layer
+
+
+def _shifted_by(name: str, row: Score) -> bool:
+    return row.shift == name
 
 
 def _projected(row: Place) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sslcut.render import atlas, compare, curves, fairness, figures, following, geometry, online, ranking, table, words
+from sslcut.render import (
+    atlas, compare, curves, drawn, fairness, figures, following, geometry, online, ranking, shifts, table, words,
+)
 from sslcut.render.chart import Figure, slug
 from sslcut.render.gather import Found, labels, trained_in
 from sslcut.render.results import Document
@@ -108,7 +110,7 @@ def facts(document: Document) -> Iterator[tuple[str, str]]:
     yield "Checkpoint", f"{document.checkpoint.name} ({document.checkpoint.identity[:12]})"
     if document.model:
         yield "Network", document.model if isinstance(document.model, str) else json.dumps(document.model)
-    images = max((row.n for row in document.results if row.n), default=0)
+    images = max((row.n for row in document.results if row.n and row.shift is None), default=0)
     yield "Data", document.data_name + (f", {images:,} test images" if images else "") or words.DASH
     if document.reference:
         yield "Reference", document.place_name(document.reference, full=True)
@@ -151,9 +153,19 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
             _tables(fairness.table(document)),
         ),
         Section("beyond", "Beyond a linear map", (), (), _tables(table.beyond_linear(document))),
+        Section(
+            "shifts",
+            "Under shifts",
+            _sentences(shifts.sentence(document)),
+            tuple(shifts.figures(document)),
+            _tables(shifts.best(document)),
+        ),
         Section("baselines", "Baselines", (), (), _tables(table.baselines(document))),
         Section("cost", "Cost", (), tuple(curves.cost(document)), _tables(table.cost(document))),
         Section("measures", "Geometry", described, tuple(geometry.figures(document)), tuple(geometry.tables(document))),
+        Section(
+            "drawn", "What is known of the view", (), tuple(drawn.figures(document)), _tables(drawn.scores(document))
+        ),
         Section(
             "ranking",
             "Where to cut without labels",
@@ -166,6 +178,10 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
         Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
         provenance(found),
     )
+
+
+def _sentences(*told: str) -> tuple[str, ...]:
+    return tuple(one for one in told if one)
 
 
 def _tables(*made: Table | None) -> tuple[Table, ...]:

@@ -24,13 +24,15 @@ from sslcut.inputs import Given, read_results
 from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.controls import concatenated, last_blocks
+from sslcut.metrics.drawn import view_rows
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.handed import Handed, Sight, handed
 from sslcut.metrics.layer import Fold, Layer
 from sslcut.metrics.layer import rows_of as part_rows
+from sslcut.metrics.shifted import Shifts, read_beside, shifts
 from sslcut.metrics.store import Store
 from sslcut.metrics.transfer import optuna_itself
-from sslcut.metrics.viewed import reference_views
+from sslcut.metrics.viewed import Viewed, reference_views
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
@@ -80,13 +82,19 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
 
 def key_of(source: Header, recipe: Recipe) -> str:
     """The hash of what the results depend on."""
-    return recipe.stage_hash("probe", source.identity + data_fingerprint(recipe.dump()["data"]))
+    return recipe.stage_hash("probe", source.identity + "".join(map(data_fingerprint, folders(recipe))))
 
 
 def where(directory: RunDir, name: str, key: str, force: bool) -> Path:
     """Where the results go: into the directory, unless its run shares those of a sibling and is not forced."""
     own, step = directory.path / name, directory.find("probe", key)
     return own if step is None or own.exists() or force else directory.output(step)
+
+
+def folders(recipe: Recipe) -> list[dict[str, Any]]:
+    """What the probe reads of folders: the recipe's data, and the shifts that are other folders."""
+    dump = recipe.dump()
+    return [dump["data"], *(shift for shift in dump["probe"]["shifts"] if isinstance(shift, dict))]
 
 
 def step_of(results: dict[str, Any], target: Path, seconds: float) -> Step:
@@ -153,11 +161,15 @@ def done_already(target: Path, key: str) -> bool:
 
 @dataclass(frozen=True)
 class Rows:
-    """All images of a measurement, one after the other, and which of them fit, validate and test."""
+    """All images of a measurement, one after the other, and which of them fit, validate and test.
+
+    `numbers` (N,) tell an image from every other of the data set, however many are measured.
+    """
 
     images: Images
     folds: list[Fold]
     tasks: dict[str, Task]
+    numbers: Tensor
 
 
 def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
@@ -167,10 +179,11 @@ def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
     """
     train, test = opened.dataset.train, opened.dataset.test
     if test is None:
-        images = Subset(train, capped(train, opened.fit, probe["train"], seed))
+        fit = capped(train, opened.fit, probe["train"], seed)
+        images = Subset(train, fit)
         parts = folds(images, FOLDS, seed)
         split = [_fold(parts, k) for k in range(FOLDS)]
-        return Rows(images, split, asked_tasks(images, probe["tasks"]))
+        return Rows(images, split, asked_tasks(images, probe["tasks"]), fit)
     fit = capped(train, opened.fit, probe["train"], seed)
     share = len(fit) / len(opened.fit)  # a cap shrinks validation alike
     validation = capped(train, opened.validation, max(1, round(share * len(opened.validation))), seed)
@@ -178,7 +191,11 @@ def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
     joined = Joined(Subset(train, torch.cat([fit, validation])), Subset(test, tested))
     at = torch.arange(len(joined))
     middle = len(fit) + len(validation)
-    return Rows(joined, [Fold(at[: len(fit)], at[len(fit) : middle], at[middle:])], asked_tasks(joined, probe["tasks"]))
+    fold, numbers = (
+        Fold(at[: len(fit)], at[len(fit) : middle], at[middle:]),
+        torch.cat([fit, validation, tested + len(train)]),
+    )
+    return Rows(joined, [fold], asked_tasks(joined, probe["tasks"]), numbers)
 
 
 def _fold(parts: list[Tensor], k: int) -> Fold:
@@ -240,6 +257,7 @@ class _Probing:
         yield Note(f"data: {describe(opened.dataset)}")
         yield from (Warn(text) for text in opened.dataset.warnings)
         rows = rows_of(opened, self.probe, seed)
+        shifted = yield from self.shifted(rows)
         wanted = self.wanted(network)
         sources = self.sources(network, opened, rows, wanted)
         widths = [width for source in sources.values() for width in source.widths.values()]
@@ -250,8 +268,13 @@ class _Probing:
             beside = yield from self.handed(network, sources["trained"], rows, store.left)
             found = yield from self.features(sources, rows.images, store)
             kept = [layer for layer in found["trained"] if layer.key in last]
+            layers, memory = found["trained"], beside.memory
+            if shifted is not None:
+                layers, memory = yield from read_beside(
+                    layers, sources["trained"], shifted, memory=memory, folder=self.target.parent, device=self.device
+                )
             results, predictions = yield from measure(
-                found["trained"],
+                layers,
                 rows.tasks,
                 rows.folds,
                 reference=self.reference(network),
@@ -263,7 +286,7 @@ class _Probing:
                 scale=self.probe["scale"],
                 fractions=self.probe["fractions"],
                 seed=seed,
-                memory=beside.memory,
+                memory=memory,
                 bootstrap=self.probe["bootstrap"],
                 untrained=found.get("untrained"),
                 pixels=found["pixels"][0] if "pixels" in found else None,
@@ -271,13 +294,21 @@ class _Probing:
                 controls=self.probe["controls"],
                 common_width=self.probe["common_width"],
                 concatenated=concatenated(kept, store.shelf(together)) if last else None,
+                shifted=shifted,
             )
+            results["results"] += self.view_rows(network, beside.viewed, rows, memory)
         layer, readout = self.reference(network)
         reference = {"reference": {"layer": layer, "readout": readout}}
         results = {**self.about(opened, rows), **reference, **results, "cost": self.cost(network)}
         self.write({key: results[key] for key in ORDER}, predictions, rows)
         if directory is not None:
             directory.record(step_of(results, self.target, round(time.monotonic() - started, 2)))
+
+    def shifted(self, rows: Rows) -> Generator[Event, None, Shifts | None]:
+        """The shifted test images that the recipe asks for, where there is a task to test."""
+        if not self.probe["shifts"] or not rows.tasks:
+            return None
+        return (yield from shifts(self.probe["shifts"], rows.images, rows.folds, rows.numbers, self.document["seed"]))
 
     def wanted(self, network: Network) -> list[Tap]:
         """Every layer and read-out to measure, the file's own read-out of its last block among them."""
@@ -362,12 +393,20 @@ class _Probing:
     def handed(self, network: Network, source: Source, rows: Rows, memory: int) -> Generator[Event, None, Handed]:
         """What the measures want beside the features, read under views of the test images."""
         wants = {name for measure in self.probe["measures"] for name in MEASURES.wants(measure["name"])}
+        wants |= {"viewed"} if self.probe["view_parameters"] else set()
         views = (self.source.document.get("recipe") or {}).get("views") or {}
         tested = part_rows(rows.folds, "test")
         sight = Sight(network, self.reference(network), rows.images, tested, self.target.parent, self.device)
         trained = (views.get("policy") or {}).get("name")
         asked, seed = self.probe["viewed"], self.document["seed"]
         return (yield from handed(wants, sight, source, asked, trained=trained, seed=seed, memory=memory))
+
+    def view_rows(self, network: Network, seen: Viewed | None, rows: Rows, memory: int) -> list[dict[str, Any]]:
+        """What each layer knows of the parameters that made its views, where the recipe asks for it."""
+        if seen is None or not self.probe["view_parameters"]:
+            return []
+        how = {"size": rows.images.size, "count": self.probe["bootstrap"], "seed": self.document["seed"]}
+        return view_rows(seen, self.reference(network), scale=self.probe["scale"], memory=memory, **how)
 
     def cost(self, network: Network) -> list[dict[str, Any]]:
         """Parameters, FLOPs and measured time of reading at each layer: everything up to and including it."""
