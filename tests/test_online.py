@@ -224,8 +224,11 @@ def test_where_nothing_validates_the_labels_of_some_training_images_are_held_out
 
 def test_the_report_draws_a_line_a_layer_and_says_which_leads():
     lines = [{"pool": {"kind": 0.2 * e, "size": None}, "stem": {"kind": 0.5, "size": 0.1}} for e in (1, 2, 3)]
-    (figure,) = [f for f in curves([{"epoch": e, "online": one} for e, one in enumerate(lines, 1)], {"kind": "class"})]
+    metrics = {"kind": "accuracy", "size": "r2"}
+    told = [{"epoch": e, "online": one, "online_metrics": metrics} for e, one in enumerate(lines, 1)]
+    figure, other = curves(told)
+    assert (figure.name, other.name) == ("online-accuracy", "online-r2")
     assert "kind: `pool` leads after epoch 3 with 60.0 %" in figure.alt.replace("\u2009", "")
     rows = figure.spec["data"]["values"]
     assert {(row["layer"], row["epoch"]) for row in rows} == {(a, e) for a in ("pool", "stem") for e in (1, 2, 3)}
-    assert list(curves([{"epoch": 1, "loss": 2.0}], {})) == []
+    assert list(curves([{"epoch": 1, "loss": 2.0}])) == []

@@ -1,4 +1,4 @@
-"""What each layer still knows of how a view of an image was made: where it was cut out, how its colours were changed."""
+"""What each layer still knows of how a view was made: where it was cut out, how its colours were changed."""
 
 from collections.abc import Iterator
 

@@ -8,17 +8,12 @@ from sslcut.render.chart import Figure, Spec, facets, hover, layer_of, scaled, u
 from sslcut.render.curves import EPOCHS
 from sslcut.render.figures import Row, shown
 
-METRIC = {"class": "accuracy", "number": "r2", "angle": "r2"}
 
-
-def online(epochs: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> Iterator[Figure]:
-    """One figure for accuracies and one for R²: a plot a task, a line a layer, dark to light with depth.
-
-    `kinds` says what each task is; one that it does not name is taken for classes.
-    """
-    told = [(epoch["epoch"], epoch["online"]) for epoch in epochs if isinstance(epoch.get("online"), Mapping)]
-    layers = list(dict.fromkeys(layer for _, scores in told for layer in scores))
-    rows = [row for at, scores in told for layer in scores for row in _rows(at, layer, scores[layer], kinds)]
+def online(epochs: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    """One figure for accuracies and one for R²: a plot a task, a line a layer, dark to light with depth."""
+    told = [epoch for epoch in epochs if isinstance(epoch.get("online"), Mapping)]
+    layers = list(dict.fromkeys(layer for epoch in told for layer in epoch["online"]))
+    rows = [row for epoch in told for row in _rows(epoch["epoch"], epoch["online"], epoch.get("online_metrics") or {})]
     for metric in dict.fromkeys(row["metric"] for row in rows):
         mine = [row for row in rows if row["metric"] == metric]
         tasks, rest = shown(list(dict.fromkeys(row["task"] for row in mine)))
@@ -33,13 +28,14 @@ def online(epochs: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> Ite
         )
 
 
-def _rows(epoch: int, layer: str, scores: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[Row]:
-    for task, value in scores.items():
-        if value is not None:
-            metric = METRIC[kinds.get(task, "class")]
-            shade = scaled(value, 100 if words.is_share(metric) else 1)
-            about = {"epoch": epoch, "layer": layer, "task": task, "metric": metric}
-            yield {**about, "value": shade, "text": words.score(value, metric)}
+def _rows(epoch: int, online: Mapping[str, Any], metrics: Mapping[str, str]) -> Iterator[Row]:
+    for layer, scores in online.items():
+        for task, value in scores.items():
+            if value is not None:
+                metric = metrics.get(task, "accuracy")
+                about = {"epoch": epoch, "layer": layer, "task": task, "metric": metric}
+                shown = scaled(value, 100 if words.is_share(metric) else 1)
+                yield {**about, "value": shown, "text": words.score(value, metric)}
 
 
 def _leaders(rows: Sequence[Row], tasks: Sequence[str]) -> Iterator[str]:

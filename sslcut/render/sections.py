@@ -174,7 +174,7 @@ def one_result(found: Found, *, curved: bool = True) -> Iterator[Section]:
             _tables(ranking.table(document)),
         ),
         Section("training", "Training", _pace(epochs), tuple(curves.training(epochs))),
-        Section("online", "While it trained", (), tuple(online.online(epochs, document.tasks))),
+        Section("online", "While it trained", (), tuple(online.online(epochs))),
         Section("method", "How this was measured", tuple(words.protocol(document)) if document.metrics else ()),
         provenance(found),
     )

@@ -14,7 +14,7 @@ FEW = 24  # rows of a table that the page shows at once
 
 
 def sentence(document: Document) -> str:
-    """Under how many shifts another layer than without is the best, for all tasks together; empty without shifts."""
+    """Under how many shifts another layer is the best than without, and how sure that is; empty without shifts."""
     pairs = [
         (chosen, own)
         for task in document.metrics
@@ -24,11 +24,13 @@ def sentence(document: Document) -> str:
     ]
     if not pairs:
         return ""
-    moved = sum((a.layer, a.readout) != (b.layer, b.readout) for a, b in pairs)
+    moved = [chosen for chosen, own in pairs if (chosen.layer, chosen.readout) != (own.layer, own.readout)]
+    surely = sum(words.verdict(chosen) == "better" for chosen in moved)
     return (
-        f"Under {moved} of {words.counted(len(pairs), 'shift')} (every level and task) validation names another best "
-        "layer than on the images as they are. The probes are those of the images as they are, not fitted again. "
-        "A shift may change what a task asks: a turned image has another rotation."
+        f"Under {len(moved)} of {words.counted(len(pairs), 'shift')} (every level and task) validation names another "
+        f"best layer than on the images as they are; {surely} of those surely beat the reference on test images. The "
+        "probes are those of the images as they are, not fitted again. A shift may change what a task asks: a turned "
+        "image has another rotation."
     )
 
 
@@ -77,7 +79,7 @@ def figures(document: Document) -> Iterator[Figure]:
             yield Figure(
                 f"{'accuracy' if unit else 'r2'}-under-shifts",
                 f"{words.metric_name(metric).capitalize()} by layer under shifts{unit}",
-                f"The linear probe of the unshifted images. A shift's stronger levels are drawn more solid.{rest}",
+                f"The linear probe of the unshifted images (thick). Stronger levels are drawn more solid.{rest}",
                 f"Linear probe of {words.listed(tasks)} on shifted images. {' '.join(_told(document, tasks))}",
                 facets(rows, "task", tasks, _lines(document, rows)),
             )
@@ -104,7 +106,8 @@ def _lines(document: Document, rows: Sequence[Row]) -> list[Spec]:
     told = hover(task="task", layer="layer", shift="images", text="score")
     each = {"detail": {"field": "shift", "type": "nominal"}}
     return [
-        layer_of("line", None, shared | each, strokeWidth=1.75),
+        layer_of("line", f"datum.kind === '{UNSHIFTED}'", shared, strokeWidth=3.5),
+        layer_of("line", f"datum.kind !== '{UNSHIFTED}'", shared | each, strokeWidth=1.75),
         layer_of("point", None, shared | each | {"tooltip": told}, filled=True, size=24),
     ]
 

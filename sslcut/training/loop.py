@@ -73,7 +73,8 @@ class Epoch(Event):
     """An epoch that is done, counted from 1: one line of `metrics.jsonl`.
 
     `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
-    its width); `images_per_second` counts images, not views. `online` is what the online probes score by now.
+    its width); `images_per_second` counts images, not views. `online` is what the online probes score by now,
+    by layer and task, in each task's metric of `online_metrics`.
     """
 
     epoch: int
@@ -83,6 +84,7 @@ class Epoch(Event):
     rank: float
     seconds: float
     online: Scores | None = None
+    online_metrics: dict[str, str] | None = None
 
     def numbers(self) -> dict[str, Any]:
         """The record without its text, and without what was not measured."""
@@ -108,7 +110,7 @@ def train(
     state that is not finite is never handed to it. Raises DivergedError, and InputError for a state that does not fit
     or fewer than two images.
     """
-    run = _Run(method, images, labels, views, plan, online, save)
+    run = _Run(method, images, labels, views, plan, save, online)
     if state is not None:
         run.position = restore(method, run.optimizer, *state, run.course)
         if online is not None:
@@ -128,8 +130,8 @@ class _Run:
         labels: Tensor | None,
         views: ViewMaker,
         plan: Plan,
-        online: Online | None,
         save: Save | None,
+        online: Online | None = None,
     ) -> None:
         if len(images) < 2:
             raise InputError(f"training needs at least 2 images, there is {len(images)}", hint="see `data.train`")
@@ -255,8 +257,9 @@ class _Run:
         pace = (steps - first) * self.sampler.batch / seconds
         number = position.epoch + 1
         text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}  rank {rank:.1f}  {pace:,.0f} img/s"
-        online = self.online.scores(plan.precision, plan.batch_size) if self.online is not None else None
-        yield Epoch(text, number, loss, self.optimizer.param_groups[0]["lr"], pace, rank, seconds, online)
+        lr = self.optimizer.param_groups[0]["lr"]
+        scored = (self.online.scores(plan.precision, plan.batch_size), self.online.metrics) if self.online else ()
+        yield Epoch(text, number, loss, lr, pace, rank, seconds, *scored)
         possible = min(z.shape[-2:])
         was, self.collapsed = self.collapsed, rank < COLLAPSED * possible
         if self.collapsed and not was:

@@ -60,6 +60,11 @@ class Online(nn.Module):
         self.to(device)
         self.optimizer = adamw(self.named_parameters(), lr=lr, weight_decay=0.0)
 
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The metric by which each task is scored."""
+        return {goal.name: goal.metric for goal in self.goals}
+
     @contextmanager
     def watch(self, method: Method, views: Views, shown: Tensor) -> Iterator[None]:
         """Learn from what the network makes of a batch's global views while this is open.
