@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from cli import sslcut, tiny
 from layers import generator
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
@@ -70,17 +69,3 @@ def test_a_layer_is_scored_by_what_it_knows_of_its_views():
     assert value["stem", "view.crop_x"] == pytest.approx(
         ridge.score(scaler.transform(x[fold.test]), y[fold.test]), abs=1e-3
     )
-
-
-def test_the_command_line_tells_what_layers_know_of_their_views(tiny_copy):
-    asked = ("probe.view_parameters=true", "probe.viewed={images: 40, views: 4}", "probe.layers=[stem, pool]")
-    made = sslcut("probe", "runs/default/pretrain.safetensors", "-o", "drawn.json", *tiny(*asked), cwd=tiny_copy)
-    assert made.returncode == 0, made.stderr
-    results = json.loads((tiny_copy / "drawn.json").read_text())
-    rows = [row for row in results["results"] if row["shift"] == "views"]
-    assert {row["layer"] for row in rows} == {"stem", "pool"} and "view.crop_x" not in results["tasks"]
-    assert "view.crop_x" not in {best["task"] for best in results["best"]}
-    told = sslcut("report", "drawn.json", cwd=tiny_copy)
-    assert told.returncode == 0, told.stderr
-    text = (tiny_copy / told.stdout.strip()).with_name("report.md").read_text()
-    assert "What is known of the view" in text and "crop\\_x" in text

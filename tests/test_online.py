@@ -15,10 +15,11 @@ from sslcut.data.opening import Opened
 from sslcut.data.views import Crop, ViewMaker, Views
 from sslcut.errors import InputError, UsageError
 from sslcut.methods.mixing import Mixing
+from sslcut.model.build import build
 from sslcut.model.network import Input
 from sslcut.options import Options
 from sslcut.recipe import load
-from sslcut.registry import METHODS
+from sslcut.registry import METHODS, UPDATES
 from sslcut.render.online import online as curves
 from sslcut.stages import pretrain
 from sslcut.training.loop import Epoch, train
@@ -44,6 +45,12 @@ def online_of(method, count=28, held=None, **options):
     some = held or ArrayImages(images_of(9, seed=1).pixels, tasks_of(9))
     taps = [name for name in method.chain.names if name not in ("prototypes", "classifier")]
     return Online(method.chain, taps, tasks_of(count), some, INPUT, **{"lr": 1e-2, **options})
+
+
+def asking(**options):
+    """A recipe that asks for probes, as plain data."""
+    asked = {"tasks": "all", "layers": "all", "lr": 1e-3, **options}
+    return {"seed": 0, "head": {"update": {"name": "joint"}}, "data": {"validation": 0.25}, "train": {"online": asked}}
 
 
 def run(method, online, plan=PLAN, crops=None, **keywords):
@@ -72,6 +79,30 @@ def test_probes_leave_a_training_in_bf16_as_it_is_to_the_bit():
     run(plain, None, plan)
     run(watched, online_of(watched), plan)
     assert same(weights(plain), weights(watched))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_probes_leave_every_update_of_the_head_as_it_is_to_the_bit(update):
+    plan = replace(PLAN, update={"name": update}, epochs=2)
+    plain, watched = test_loop.method_of(), test_loop.method_of()
+    run(plain, None, plan)
+    online = online_of(watched)
+    run(watched, online, plan)
+    assert same(weights(plain), weights(watched)) and all(weight.abs().sum() > 0 for weight in online.weights)
+
+
+def test_tokens_are_read_by_their_class_token():
+    torch.manual_seed(0)
+    network = build({"backbone": {"name": "vit_ti", "size": 16, "patch": 8, "depth": 2}, "projector": {"widths": [4]}})
+    method = METHODS.load("simclr")(network)
+    online, seen = online_of(method), {}
+    online.learn = lambda found, parts: seen.update(found)
+    views = Views((torch.rand(2, 3, 3, 16, 16),), 2, {})
+    with online.watch(method, views, torch.arange(3)):
+        method(views)
+    with torch.no_grad():
+        wanted = network.features(views.crops[0].flatten(0, 1), [("blocks.1", "cls")])
+    assert torch.allclose(seen["blocks.1"], wanted["blocks.1", "cls"], atol=1e-6)
 
 
 def test_the_command_line_trains_the_same_network_with_and_without_probes(tmp_path):
@@ -208,7 +239,10 @@ def test_data_without_labels_and_a_compiled_network_are_refused():
     method = test_loop.method_of()
     opened = Opened(Dataset("flat", images_of(), None), torch.arange(28), torch.arange(0), INPUT.mean, INPUT.std)
     with pytest.raises(InputError, match="learns from labels, and the data has none"):
-        online_of_recipe({"tasks": "all", "layers": "all", "lr": 1e-3}, opened, 0.1, 0, method, INPUT)
+        online_of_recipe(asking(), opened, method, INPUT)
+    held_out = {**asking(), "head": {"update": {"name": "alternating", "inner": "held_out"}}}
+    with pytest.raises(UsageError, match="reads the head on the batch before"):
+        online_of_recipe(held_out, opened, method, INPUT)
     with pytest.raises(UsageError, match="cannot watch a network that is compiled"):
         load(None, ["train.online={}", "train.compile=true"])
 
@@ -216,7 +250,7 @@ def test_data_without_labels_and_a_compiled_network_are_refused():
 def test_where_nothing_validates_the_labels_of_some_training_images_are_held_out():
     method, images = test_loop.method_of(), ArrayImages(images_of().pixels, tasks_of(28))
     opened = Opened(Dataset("flat", images, None), torch.arange(28), torch.arange(0), INPUT.mean, INPUT.std)
-    online = online_of_recipe({"tasks": ["kind"], "layers": ["pool"], "lr": 1e-3}, opened, 0.25, 0, method, INPUT)
+    online = online_of_recipe(asking(tasks=["kind"], layers=["pool"]), opened, method, INPUT)
     (goal,) = online.goals
     assert online.taps == ["pool"] and len(online.held) == 7
     assert int(goal.known.sum()) + int((online.held.tasks["kind"].values >= 0).sum()) == 27

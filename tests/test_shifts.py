@@ -232,15 +232,18 @@ def test_a_recipe_keeps_no_ones_folders_and_names_no_shift_twice():
         done(shifts([{"name": "noise"}, {"name": "noise"}], images, [one_fold(10)], torch.arange(10), 0))
 
 
-def test_the_command_line_tells_the_best_layer_under_each_shift(tiny_copy):
+def test_the_command_line_tells_the_best_layer_under_each_shift_and_what_is_known_of_views(tiny_copy):
     asked = ("probe.shifts=[noise, occlusion]", "probe.layers=[stem, pool]", "probe.tasks=[shape]")
-    made = sslcut("probe", "runs/default/pretrain.safetensors", "-o", "shifted.json", *tiny(*asked), cwd=tiny_copy)
+    seen = ("probe.view_parameters=true", "probe.viewed={images: 40, views: 4}")
+    made = sslcut(
+        "probe", "runs/default/pretrain.safetensors", "-o", "shifted.json", *tiny(*asked, *seen), cwd=tiny_copy
+    )
     assert made.returncode == 0, made.stderr
     results = json.loads((tiny_copy / "shifted.json").read_text())
-    under = [row for row in results["results"] if row["shift"] is not None]
-    assert {row["shift"] for row in under} == {f"{kind}:{level}" for kind in ("noise", "occlusion") for level in LEVELS}
+    found = {row["shift"] for row in results["results"]}
+    assert found == {None, "views", *(f"{kind}:{level}" for kind in ("noise", "occlusion") for level in LEVELS)}
+    assert list(results["tasks"]) == [best["task"] for best in results["best"]] == ["shape"]
     told = sslcut("report", "shifted.json", cwd=tiny_copy)
-    page = (tiny_copy / told.stdout.strip()).with_name("report.md")
     assert told.returncode == 0, told.stderr
-    text = page.read_text()
-    assert "Under shifts" in text and "noise:3" in text
+    text = (tiny_copy / told.stdout.strip()).with_name("report.md").read_text()
+    assert all(word in text for word in ("Under shifts", "noise:3", "What is known of the view", "crop\\_x"))

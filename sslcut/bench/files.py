@@ -25,13 +25,13 @@ from sslcut.bench.peers import peer
 from sslcut.bench.setting import Setting
 from sslcut.data.opening import open_data
 from sslcut.data.shapes import Shapes
+from sslcut.metrics.division import Rows, rows_of
 from sslcut.metrics.extract import Taps, features, taps
 from sslcut.metrics.linear import linear
 from sslcut.metrics.store import Store
 from sslcut.model.build import build
 from sslcut.model.network import Input, Network
 from sslcut.names import measured
-from sslcut.stages.probe import Rows, rows_of
 from sslcut.training.world import synchronise
 
 PICTURES, SIDE = 2_000, 500

@@ -9,7 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sslcut.render import (
-    atlas, compare, curves, drawn, fairness, figures, following, geometry, online, ranking, shifts, table, words,
+    atlas,
+    compare,
+    curves,
+    drawn,
+    fairness,
+    figures,
+    following,
+    geometry,
+    online,
+    ranking,
+    shifts,
+    table,
+    words,
 )
 from sslcut.render.chart import Figure, slug
 from sslcut.render.gather import Found, labels, trained_in

@@ -203,10 +203,9 @@ class _Training:
         self.directory.remember(precision=asdict(precision), threads=self.threads)
         write_text(self.directory.path / "recipe.yaml", self.recipe.text())
         yield Note(f"training on {self.device}, {self.threads} threads, {precision.label}")
-        online = self.online(method, opened)
+        online = online_of(document, opened, method, input_of(document, opened))
         if online is not None:
-            told = ", ".join(f"`{goal.name}`" for goal in online.goals)
-            yield Note(f"online probes at {len(online.taps)} layers learn {told}: the network sees none of it")
+            yield Note(online.told)
         metrics = yield from self.epochs(method, opened.train, labels, views, precision, online)
         chain = method.kept.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         input = input_of(document, opened)
@@ -233,14 +232,6 @@ class _Training:
         if self.given_precision is not None:
             return Precision(**self.given_precision)
         return decided(self.document, method, images, labels, views)
-
-    def online(self, method: Method, opened: Opened) -> Online | None:
-        """The probes that learn beside the network, where the recipe asks for some."""
-        asked, document = self.document["train"]["online"], self.document
-        if asked is None:
-            return None
-        share = document["data"]["validation"]
-        return online_of(asked, opened, share, document["seed"], method, input_of(document, opened))
 
     def epochs(
         self,

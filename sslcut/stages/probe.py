@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from sslcut import checkpoint, header
 from sslcut.atomic import make_folder, write_text
-from sslcut.data.images import FOLDS, Images, Subset, Task, describe, folds, labels_of
-from sslcut.data.opening import Joined, Opened, open_data
-from sslcut.data.strata import choose
-from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.data.images import Images, describe
+from sslcut.data.opening import Opened, open_data
+from sslcut.errors import InputError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
@@ -24,10 +22,11 @@ from sslcut.inputs import Given, read_results
 from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.controls import concatenated, last_blocks
+from sslcut.metrics.division import Rows, rows_of
 from sslcut.metrics.drawn import view_rows
 from sslcut.metrics.extract import Pixels, Source, Tap, Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.handed import Handed, Sight, handed
-from sslcut.metrics.layer import Fold, Layer
+from sslcut.metrics.layer import Layer
 from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.shifted import Shifts, read_beside, shifts
 from sslcut.metrics.store import Store
@@ -157,69 +156,6 @@ def done_already(target: Path, key: str) -> bool:
         hint = "--force replaces it, --out writes elsewhere"
         raise UsageError(f"{target} exists and holds results of another checkpoint, data or options", hint=hint)
     return same
-
-
-@dataclass(frozen=True)
-class Rows:
-    """All images of a measurement, one after the other, and which of them fit, validate and test.
-
-    `numbers` (N,) tell an image from every other of the data set, however many are measured.
-    """
-
-    images: Images
-    folds: list[Fold]
-    tasks: dict[str, Task]
-    numbers: Tensor
-
-
-def rows_of(opened: Opened, probe: dict[str, Any], seed: int) -> Rows:
-    """The images that fit (at most `probe.train`), those that validate, then those that test (`probe.test`).
-
-    Without a test split every image does all three in turn, in five folds. Raises UsageError for an unknown task.
-    """
-    train, test = opened.dataset.train, opened.dataset.test
-    if test is None:
-        fit = capped(train, opened.fit, probe["train"], seed)
-        images = Subset(train, fit)
-        parts = folds(images, FOLDS, seed)
-        split = [_fold(parts, k) for k in range(FOLDS)]
-        return Rows(images, split, asked_tasks(images, probe["tasks"]), fit)
-    fit = capped(train, opened.fit, probe["train"], seed)
-    share = len(fit) / len(opened.fit)  # a cap shrinks validation alike
-    validation = capped(train, opened.validation, max(1, round(share * len(opened.validation))), seed)
-    tested = capped(test, torch.arange(len(test)), probe["test"], seed)
-    joined = Joined(Subset(train, torch.cat([fit, validation])), Subset(test, tested))
-    at = torch.arange(len(joined))
-    middle = len(fit) + len(validation)
-    fold, numbers = (
-        Fold(at[: len(fit)], at[len(fit) : middle], at[middle:]),
-        torch.cat([fit, validation, tested + len(train)]),
-    )
-    return Rows(joined, [fold], asked_tasks(joined, probe["tasks"]), numbers)
-
-
-def _fold(parts: list[Tensor], k: int) -> Fold:
-    """Fold k tests on its own part and validates on the next one."""
-    following = (k + 1) % len(parts)
-    train = torch.cat([part for i, part in enumerate(parts) if i not in (k, following)]).sort().values
-    return Fold(train, parts[following], parts[k])
-
-
-def capped(images: Images, rows: Tensor, count: int | None, seed: int) -> Tensor:
-    """`rows`, or a seeded stratified choice of `count` of them."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows[choose(labels_of(images)[rows], count, seed)]
-
-
-def asked_tasks(images: Images, asked: str | Sequence[str]) -> dict[str, Task]:
-    """The tasks to measure; raises UsageError for one that the data does not have."""
-    if asked == "all":
-        return images.tasks
-    for name in asked:
-        if name not in images.tasks:
-            raise UsageError(f"the data has no task `{name}`", hint=suggestion(name, images.tasks, "tasks"))
-    return {name: images.tasks[name] for name in asked}
 
 
 def spoken(model: Mapping[str, Any]) -> str:

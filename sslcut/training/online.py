@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from sslcut.data.images import Images, Subset, Task, split_validation
 from sslcut.data.opening import Opened
 from sslcut.data.views import Views, normalise
-from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.errors import InputError, UsageError
 from sslcut.methods.base import Method
+from sslcut.metrics.division import asked_tasks
 from sslcut.metrics.layer import defined
 from sslcut.metrics.score import METRICS, values
 from sslcut.model.chain import Block, Chain
@@ -59,6 +60,12 @@ class Online(nn.Module):
         self.scales = nn.ModuleList(nn.BatchNorm1d(width, affine=False) for width in widths)
         self.to(device)
         self.optimizer = adamw(self.named_parameters(), lr=lr, weight_decay=0.0)
+
+    @property
+    def told(self) -> str:
+        """What learns what, in words."""
+        tasks = ", ".join(f"`{goal.name}`" for goal in self.goals)
+        return f"online probes at {len(self.taps)} layers learn {tasks}: the network sees none of it"
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -143,8 +150,9 @@ class Online(nn.Module):
         def take(block: nn.Module, output: Tensor, into: list[Tensor]) -> None:
             left = rows - sum(map(len, into))
             if left > 0:
-                readout = fitting(output.ndim, (), prefix_tokens=chain.prefix_tokens)[0]
-                into.append(read(output[:left].detach(), readout, chain.prefix_tokens))
+                readout = fitting(output.ndim, (), class_token=chain.class_token)[0]
+                vectors = read(output[:left].detach(), readout, chain.prefix_tokens, class_token=chain.class_token)
+                into.append(vectors)
 
         hooks = [
             chain.block(tap).register_forward_hook(lambda block, _, output, into=into: take(block, output, into))
@@ -184,19 +192,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             each.training = True
 
 
-def online_of(
-    asked: Mapping[str, Any], opened: Opened, share: float, seed: int, method: Method, input: Input
-) -> Online:
-    """The probes that a recipe's `train.online` asks for; `share` of the labels is held out where nothing validates.
+def online_of(document: Mapping[str, Any], opened: Opened, method: Method, input: Input) -> Online | None:
+    """The probes that a recipe's `train.online` asks for, where it does; where nothing validates, labels are held out.
 
-    Raises UsageError for a layer or a task that is not there, InputError where the data has no labels.
+    Raises UsageError for a layer or a task that is not there, or a head that sees other images than the backbone;
+    InputError where the data has no labels.
     """
-    train = opened.train
-    tasks = _asked_tasks(asked["tasks"], train.tasks)
+    asked, train = document["train"]["online"], opened.train
+    if asked is None:
+        return None
+    if document["head"]["update"].get("inner") == "held_out":
+        what = "`train.online` reads the head on the batch before where `head.update` has `inner: held_out`"
+        raise UsageError(what, hint="leave one of the two out")
+    if not train.tasks:
+        raise InputError("`train.online` learns from labels, and the data has none", hint="leave `train.online` out")
+    tasks = asked_tasks(train, asked["tasks"])
     if len(opened.validation):
         held: Images = Subset(opened.dataset.train, opened.validation)
     else:
-        kept, apart = split_validation(train, share, seed)
+        _, apart = split_validation(train, document["data"]["validation"], document["seed"])
         held, tasks = Subset(train, apart), {name: _unknown(task, apart) for name, task in tasks.items()}
     judged = torch.arange(min(JUDGED, len(held))) * len(held) // min(JUDGED, len(held))
     taps = asked_taps(asked["layers"], method.chain.names)
@@ -208,15 +222,6 @@ def asked_taps(asked: str | Sequence[str], names: Sequence[str]) -> list[str]:
     there = measured(names)
     wanted = there if asked == "all" else {resolve(name, there) for name in asked}
     return [name for name in there if name in wanted]
-
-
-def _asked_tasks(asked: str | Sequence[str], tasks: Mapping[str, Task]) -> dict[str, Task]:
-    if not tasks:
-        raise InputError("`train.online` learns from labels, and the data has none", hint="leave `train.online` out")
-    for name in asked if asked != "all" else ():
-        if name not in tasks:
-            raise UsageError(f"the data has no task `{name}`", hint=suggestion(name, tasks, "tasks"))
-    return {name: task for name, task in tasks.items() if asked == "all" or name in asked}
 
 
 def _unknown(task: Task, rows: Tensor) -> Task:
