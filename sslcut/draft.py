@@ -122,10 +122,11 @@ def _still_open(sweep: Any, fixed: dict[str, Any]) -> Any:
     if not isinstance(sweep, dict):
         return sweep
     axes = {key: _still_open(value, fixed) if key == "zip" else value for key, value in sweep.items()}
-    return {key: value for key, value in axes.items() if value is not None and not _settles(fixed, key)} or None
+    return {key: value for key, value in axes.items() if value is not None and not settles(fixed, key)} or None
 
 
-def _settles(fixed: Any, key: str) -> bool:
+def settles(fixed: Any, key: str) -> bool:
+    """Whether `fixed` says the value of a dotted key, or chooses another member where the key is one of its options."""
     for part in key.split("."):
         if not isinstance(fixed, dict):
             return True

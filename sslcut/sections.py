@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from sslcut.choices import Choice, Chosen, ChosenData, ChosenNetwork, DataChoice, OptionsOf, Section, told, wanted
+from sslcut.claims import Study
 from sslcut.draft import Draft
 from sslcut.registry import (
     AUGMENTATIONS,
@@ -266,6 +267,7 @@ class Recipe(Section):
     guillotine: Guillotine = Guillotine()
     report: Report = Report()
     sweep: dict[str, Any] | list[dict[str, Any]] | None = None
+    study: Study | None = None
     paper: Paper | None = None
     verified: bool | None = None
 

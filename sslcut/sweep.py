@@ -9,6 +9,8 @@ from itertools import chain, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from sslcut import claims
+from sslcut.draft import settles
 from sslcut.errors import UsageError
 from sslcut.marked import Keys, Marked, Place, Problem, everywhere, refusal, spoken
 from sslcut.merge import normalise
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 1000
 LONGEST_NAME = 80
-NOT_SWEPT = ("name", "extends", "sweep", "description")
+NOT_SWEPT = ("name", "extends", "sweep", "study", "description")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,19 @@ def cells(recipe: "Recipe") -> list[Cell]:
         problems += faults
         if checked is not None:
             made.append(Cell(name, _overrides(point), checked))
+    if recipe.study is not None and not problems:
+        problems += claims.faults(text, recipe.study, made, _settled(recipe))
     if problems:
         raise refusal(problems)
     return made
+
+
+def _settled(recipe: "Recipe") -> list[str]:
+    """The keys of the recipe's claims that the command line fixes, or may have taken out of the sweep."""
+    assert recipe.study is not None
+    keys = dict.fromkeys(key for claim in recipe.study.claims for side in claim.sides for key in side)
+    fixed = [layer.data for layer in recipe.draft.fixed]
+    return [key for key in keys if any("sweep" in data or settles(data, key) for data in fixed)]
 
 
 def folder_names(points: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,18 @@ from sslcut.render import words
 from sslcut.render.gather import Found, checkpoint_labels
 from sslcut.render.results import Best, Document, Place, Score
 
-ASIDE = ("seed", "name", "stages", "sweep", "extends", "from", "report", "guillotine")  # what makes no other recipe
+ASIDE = (
+    "seed",
+    "name",
+    "stages",
+    "sweep",
+    "study",
+    "extends",
+    "from",
+    "report",
+    "guillotine",
+    "description",
+)  # what makes no other recipe
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,9 @@ def flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(documents: Sequence[Document]) -> dict[str, list[Any]]:
     """Dotted recipe key → its value in each document, for the keys whose values are not all the same."""
     flat = [flatten(document.recipe) for document in documents]
-    keys = dict.fromkeys(key for recipe in flat for key in recipe if key.split(".")[0] not in ("report", "sweep"))
+    keys = dict.fromkeys(
+        key for recipe in flat for key in recipe if key.split(".")[0] not in ("report", "sweep", "study")
+    )
     columns = {key: [recipe.get(key) for recipe in flat] for key in keys}
     return {key: values for key, values in columns.items() if len({shown_value(value) for value in values}) > 1}
 

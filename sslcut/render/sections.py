@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sslcut.claims import Study
 from sslcut.render import (
     atlas,
     compare,
@@ -20,6 +21,7 @@ from sslcut.render import (
     online,
     ranking,
     shifts,
+    study,
     table,
     words,
 )
@@ -75,8 +77,11 @@ class Report:
         return [figure for part in self.parts for section in part.sections for figure in section.figures]
 
 
-def report(found: Sequence[Found], title: str | None = None) -> Report:
-    """The report on one result, or on several and what they say together."""
+def report(found: Sequence[Found], title: str | None = None, claimed: Study | None = None) -> Report:
+    """The report on one result, or on several and what they say together.
+
+    Where they come from a sweep with a `study` (the one given, else their recipes' own), its claims lead.
+    """
     told = title or _own_title(found)
     documents = [one.document for one in found]
     notes = tuple(dict.fromkeys(note for document in documents for note in _notes(document)))
@@ -86,9 +91,22 @@ def report(found: Sequence[Found], title: str | None = None) -> Report:
         return Report(told, words.answer(document), notes, tuple(facts(document)), (part,))
     names = labels(found)
     cells, grouped = compare.cells(found), compare.groups(found, names)
-    side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped)))
-    answer = compare.summary(cells, found, grouped)
-    return Report(told, answer, notes, tuple(_common_facts(documents)), (side, *_each(found, names)))
+    shown = study.told(found, grouped, claimed)
+    if shown is not None:
+        grouped = shown.setting.groups
+    lines = () if shown is not None and shown.study.figure == "layers" else tuple(atlas.lines(grouped))
+    side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped, lines)))
+    answer = compare.summary(cells, found, grouped) if shown is None else shown.answer
+    parts = (*(() if shown is None else (_study(shown),)), side, *_each(found, names))
+    return Report(told, answer, notes, tuple(_common_facts(documents)), parts)
+
+
+def _study(shown: study.Told) -> Part:
+    claims, conditions = shown.tables
+    drawn = Section("figure", "The paper's figure", (), shown.figures)
+    judged = Section("claims", "Claims", shown.prose, (), (claims,))
+    compared = Section("conditions", "Conditions", (), (), (conditions,))
+    return Part("study", "What was claimed", tuple(_filled(drawn, judged, compared)))
 
 
 def _own_title(found: Sequence[Found]) -> str:
@@ -268,9 +286,13 @@ OVER_SEEDS = (
 
 
 def comparison(
-    documents: Sequence[Document], names: Sequence[str], cells: Sequence[compare.Cell], grouped: Sequence[compare.Group]
+    documents: Sequence[Document],
+    names: Sequence[str],
+    cells: Sequence[compare.Cell],
+    grouped: Sequence[compare.Group],
+    lines: tuple[Figure, ...],
 ) -> Iterator[Section]:
-    """The sections on what several results say together."""
+    """The sections on what several results say together; `lines` are the recipes' figures, where they are not above."""
     seeded = [group for group in grouped if group.seeds > 1]
     spoken = (OVER_SEEDS,) if seeded else ()
     yield from _filled(
@@ -278,7 +300,7 @@ def comparison(
         Section("atlas", "Atlas", (), tuple(atlas.atlas(cells)), _tables(table.atlas_table(cells))),
         Section("seeds", "Over seeds", spoken, (), _tables(*(table.seeds(group) for group in seeded))),
         Section("ranking", "Where to cut without labels", *following.told(documents)),
-        Section("recipes", "Recipe by recipe", (), tuple(atlas.lines(grouped)) if len(grouped) > 1 or seeded else ()),
+        Section("recipes", "Recipe by recipe", (), lines if len(grouped) > 1 or seeded else ()),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sslcut import header
 from sslcut.atomic import machine_fault, make_folder
+from sslcut.claims import Study
 from sslcut.errors import UsageError
 from sslcut.events import Event, Note, Plan, Progress, Result
 from sslcut.render import chart, gather, page, sections, table
@@ -23,22 +24,28 @@ def default_folder(paths: Sequence[Path]) -> Path:
     return folders.pop() / "report" if len(folders) == 1 else Path("report")
 
 
-def plan(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
+def plan(
+    paths: Sequence[Path], out: Path | None = None, title: str | None = None, study: Study | None = None
+) -> Iterator[Event]:
     """Check everything and say what `run` would read and write. Raises what `run` would raise before its work."""
     found, target = _checked(paths, out)
-    told = sections.report(found, title)
+    told = sections.report(found, title, study)
     yield from (Plan(f"read {one.path}") for one in found)
     yield Plan(f"write {target}: {told.title}, {len(told.figures)} figures")
 
 
-def run(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
+def run(
+    paths: Sequence[Path], out: Path | None = None, title: str | None = None, study: Study | None = None
+) -> Iterator[Event]:
     """Write the report on the results that `paths` mean into `out`, in place of an earlier report.
+
+    It judges the claims of `study`, or of the results' own recipes where that is None.
 
     Raises InputError (3) for results that are missing or broken, UsageError (2) where `out` holds other files, and
     MachineError (5) where it cannot be written; what was there before is then still there.
     """
     found, target = _checked(paths, out)
-    told = sections.report(found, title)
+    told = sections.report(found, title, study)
     yield Note(f"reporting on {found[0].path}" if len(found) == 1 else f"reporting on {len(found)} results")
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     make_folder(target.parent)

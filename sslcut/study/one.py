@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from sslcut import answers, header
+from sslcut import answers, claims, header
 from sslcut.events import Event, Plan, Result, Stage, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.methods.making import model_document
@@ -99,7 +99,8 @@ def check_places(recipe: Recipe) -> None:
     chain = blueprint(model)
     if "resize" in recipe.stages:
         chain = resized(chain, blueprint(resize.asked(recipe).of_model(model)))
-    probe.asked_layers(document["probe"]["layers"], chain.names)
+    measured = probe.asked_layers(document["probe"]["layers"], chain.names)
+    claims.check_layers(document, chain.names, measured)
     if document["train"]["online"] is not None:
         asked_taps(document["train"]["online"]["layers"], chain.names)
     how = document["guillotine"]

@@ -31,7 +31,8 @@ def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: Run
         failures = [work.error for work in sorted(works, key=lambda work: work.number) if work.error is not None]
         result = Result(str(directory.path))
         if len(failures) < len(works) and "report" in recipe.stages:
-            for event in report.run([directory.path], directory.path / "report", recipe.dump()["report"]["title"]):
+            title = recipe.dump()["report"]["title"]
+            for event in report.run([directory.path], directory.path / "report", title, recipe.study):
                 if isinstance(event, Result):
                     result = event
                 else:
