@@ -10,7 +10,7 @@ from sslcut.render import words
 from sslcut.render.compare import Group
 from sslcut.render.conditions import Setting, by_seed
 from sslcut.render.results import Document
-from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, judge, level
+from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, judge, per_cent
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,10 @@ def summary(found: Sequence[Judged]) -> str:
 def rule(study: Study) -> str:
     """How the verdicts were reached."""
     claims = len(study.claims)
-    share = words.number(100 * level(claims), 2).rstrip("0").rstrip(".")
-    joint = f"(1 − {FAMILY}/{claims}, since {claims} claims are judged together)" if claims > 1 else ""
+    joint = f" (1 − {FAMILY}/{claims}, since {claims} claims are judged together)" if claims > 1 else ""
     return (
-        f"A claim's effect is a difference paired by seed; its interval is Student's t at {share} % {joint}".rstrip()
-        + ". It appears where the whole interval lies beyond the smallest effect that counts, does not appear where it "
+        f"A claim's effect is a difference paired by seed; its interval is Student's t at {per_cent(claims)}{joint}. "
+        "It appears where the whole interval lies beyond the smallest effect that counts, does not appear where it "
         "lies within, shows the opposite where it lies beyond on the other side, and is else undecided. The number of "
         "seeds that would decide it supposes that mean and deviation stay as they are."
     )

@@ -75,7 +75,7 @@ def trained_on(document: Document) -> list[str]:
     method, views = document.recipe.get("method") or {}, document.recipe.get("views") or {}
     first = next((name for name, kind in document.tasks.items() if kind == "class"), "")
     found = []
-    name = method.get("name")
+    name = str(method.get("name"))
     if name in METHODS and (
         METHODS.literal(name, "uses_labels", False) or method.get("negatives") == "mask_same_label"
     ):
@@ -106,6 +106,7 @@ def telling(recipes: Sequence[Mapping[str, Any]], first: Sequence[str]) -> list[
 def names(recipes: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
     """A short name for each recipe by its values at `keys`; one that all but one share is told of that one alone."""
     flat = [compare.flatten(recipe) for recipe in recipes]
+    keys = sorted(keys, key=lambda key: not key.endswith(".name"))  # what it is, then how
     return [_name(one, flat, keys) or f"condition {number}" for number, one in enumerate(flat, start=1)]
 
 

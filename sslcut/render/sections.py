@@ -82,23 +82,23 @@ def report(found: Sequence[Found], title: str | None = None, claimed: Study | No
 
     Where they come from a sweep with a `study` (the one given, else their recipes' own), its claims lead.
     """
-    told = title or _own_title(found)
     documents = [one.document for one in found]
     notes = tuple(dict.fromkeys(note for document in documents for note in _notes(document)))
     if len(found) == 1:
-        document = documents[0]
         part = Part("", "", tuple(one_result(found[0])))
-        return Report(told, words.answer(document), notes, tuple(facts(document)), (part,))
+        answer = words.answer(documents[0])
+        return Report(title or _own_title(found), answer, notes, tuple(facts(documents[0])), (part,))
     names = labels(found)
     cells, grouped = compare.cells(found), compare.groups(found, names)
     shown = study.told(found, grouped, claimed)
     if shown is not None:
-        grouped = shown.setting.groups
+        grouped = list(shown.setting.groups)
     lines = () if shown is not None and shown.study.figure == "layers" else tuple(atlas.lines(grouped))
     side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped, lines)))
     answer = compare.summary(cells, found, grouped) if shown is None else shown.answer
     parts = (*(() if shown is None else (_study(shown),)), side, *_each(found, names))
-    return Report(told, answer, notes, tuple(_common_facts(documents)), parts)
+    own = _own_title(found, "Where to read" if shown is None else "What came of")
+    return Report(title or own, answer, notes, tuple(_common_facts(documents)), parts)
 
 
 def _study(shown: study.Told) -> Part:
@@ -109,13 +109,13 @@ def _study(shown: study.Told) -> Part:
     return Part("study", "What was claimed", tuple(_filled(drawn, judged, compared)))
 
 
-def _own_title(found: Sequence[Found]) -> str:
+def _own_title(found: Sequence[Found], lead: str = "Where to read") -> str:
     named = [one.document.recipe.get("report") for one in found]
     titles = {str(report["title"]) for report in named if isinstance(report, dict) and report.get("title")}
     if len(titles) == 1:
         return titles.pop()
     names = {str(one.document.recipe.get("name") or one.document.checkpoint.name) for one in found}
-    return f"Where to read {names.pop()}" if len(names) == 1 else "Where to read these networks"
+    return f"{lead} {names.pop()}" if len(names) == 1 else f"{lead} these networks"
 
 
 def _notes(document: Document) -> Iterator[str]:

@@ -12,6 +12,7 @@ from sslcut.render.conditions import Setting, named, setting
 from sslcut.render.gather import Found
 from sslcut.render.study_figures import drawn
 from sslcut.render.table import Table
+from sslcut.render.verdict import per_cent
 from sslcut.render.words import Answer
 
 
@@ -65,9 +66,15 @@ def told(found: Sequence[Found], grouped: Sequence[Group], study: Study | None =
 
 
 def _tables(told: Told) -> Iterator[Table]:
-    level = words.number(100 * claimed.level(len(told.claims)), 2).rstrip("0").rstrip(".")
     rows = tuple(_claim_row(one) for one in told.claims)
-    columns = ("claim", "verdict", f"effect ({level} % interval)", "smallest that counts", "positive", "to decide")
+    columns = (
+        "claim",
+        "verdict",
+        f"effect ({per_cent(len(told.claims))} interval)",
+        "smallest that counts",
+        "positive",
+        "to decide",
+    )
     yield Table("Claim by claim", columns, rows)
     quantities = _quantities(told.study)
     shown = [(group, [told.setting.spread(group, what) for what in quantities]) for group in told.setting.groups]

@@ -27,6 +27,7 @@ ENDS = {H: "backbone", Z: "projector"}
 SEEDED = "Bars are 95 % t intervals over seeds: they speak of the recipe."
 WIDTH, STRENGTH, UPDATE = "model.last_block.width", "views.strength", "head.update"
 MEAN = "mean of all tasks"
+SHORT = 20  # characters of a name beside which another fits
 
 
 def drawn(study: Study, setting: Setting) -> Iterator[Figure]:
@@ -112,13 +113,14 @@ def by_strength(study: Study, setting: Setting) -> Iterator[Figure]:
         )
     ]  # fmt: skip
     if rows:
-        axis = {"title": "strength of the views in training", "grid": False, "tickCount": 5}
+        strengths = sorted({row["x"] for row in rows})
+        axis = {"title": "strength of the views in training", "grid": False, "values": strengths}
         yield _lines(
             "sensitivity-by-strength",
             "What the views' strength does to the backbone's output and to the projector's",
             f"Sensitivity: the views' share of the scatter, 0 where all views of an image are read alike. {SEEDED}",
             rows,
-            {"field": "x", "type": "quantitative", "axis": axis, "scale": {"zero": False}},
+            {"field": "x", "type": "quantitative", "axis": axis, "scale": {"zero": False, "padding": 8}},
         )
 
 
@@ -223,7 +225,8 @@ def _difference_layers(order: Sequence[str]) -> list[Spec]:
     colour = coloured(dict(zip(ENDS, PALETTE, strict=False)))
     axis = {"title": None, "tickCount": 4, "domain": False, "ticks": False}
     x: Spec = {"field": "value", "type": "quantitative", "axis": axis}
-    y = down(order) | {"scale": {"paddingInner": 0.25}}
+    y = down(order)
+    y |= {"axis": {**y["axis"], "labelExpr": "split(datum.label, ', ')"}, "scale": {"paddingInner": 0.25}}
     offset = {"field": "series", "type": "nominal", "sort": list(ENDS)}
     at_row = {"y": y, "yOffset": offset, "color": colour}
     told = hover(panel="task", row="head update", series="read at", text="difference", seeds="seeds")
@@ -243,7 +246,9 @@ def by_transfer(study: Study, setting: Setting) -> Iterator[Figure]:
     if not rows:
         return
     source = words.listed([*setting.sources])
-    colour = coloured(dict(zip([row["series"] for row in rows], PALETTE, strict=False)))
+    names = [row["series"] for row in rows]
+    colour = coloured(dict(zip(names, PALETTE, strict=False)))
+    colour["legend"] = {"symbolType": "circle", "columns": 1 if max(map(len, names)) > SHORT else 2}
     x = up("x", title=f"{source}, trained on (score × 100)")
     y = up("y", title="mean of the other tasks (score × 100)")
     told = hover(series="condition", source="trained on", transfer="others", seeds="seeds")

@@ -64,6 +64,11 @@ def level(claims: int) -> float:
     return 1 - FAMILY / max(1, claims)
 
 
+def per_cent(claims: int) -> str:
+    """The level in words: `95 %`, `98.33 %`."""
+    return f"{100 * level(claims):.2f}".rstrip("0").rstrip(".") + " %"
+
+
 def half_width(deviation: float, seeds: int, claims: int) -> float:
     """Half the width of the t interval of a mean over so many seeds."""
     from scipy.special import stdtrit  # type: ignore[import-untyped]
