@@ -1,7 +1,8 @@
 """What a study claims: sentences about a sweep's cells, each with the numbers that bear it out. No torch.
 
-A claim's quantity, seed by seed, is the value in the cells `where` less the value to compare it with (`less`), less the
-same difference in the cells `against`. Scores count in points (metric × 100), measures as they are.
+A claim's effect, seed by seed, is the value in the cells `where` less what it is compared with (`less`), less the same
+difference of another number (`than`), less all this in the cells `against`. Scores count in points (metric × 100),
+measures as they are.
 """
 
 import json
@@ -14,6 +15,7 @@ from sslcut.choices import Section, told
 from sslcut.errors import UsageError, suggestion
 from sslcut.marked import Marked, Problem
 from sslcut.names import resolve
+from sslcut.registry import MEASURES
 
 Figure = Literal["layers", "width", "strength", "head", "transfer"]
 ABOUT = ("task", "tasks", "measure")  # what a quantity is about: one of these
@@ -24,7 +26,8 @@ class Quantity(Section):
 
     `tasks: transfer` are those that no cell of the sweep was trained on. `layer` is a block's name, `backbone`,
     `projector`, or `best` (the task's best place by validation). `over` divides by the same number at that layer.
-    `control` asks for the scores under a control of the probe, such as `pca=16`.
+    `control` asks for the scores under a control of the probe, such as `pca=16`; `untrained` for those of the network
+    as it was drawn.
     """
 
     task: str | None = None
@@ -36,6 +39,7 @@ class Quantity(Section):
     metric: str | None = None
     control: str | None = None
     over: str | None = None
+    untrained: bool | None = None
 
     @model_validator(mode="after")
     def _about_one_thing(self) -> "Quantity":
@@ -68,6 +72,7 @@ class Claim(Section):
     says: Annotated[str, Field(min_length=1)]
     value: Quantity
     less: Quantity | float | None = None
+    than: Quantity | None = None
     where: dict[str, Any] = {}
     against: dict[str, Any] | None = None
     smallest: Annotated[float, Field(ge=0)] | None = None
@@ -76,26 +81,32 @@ class Claim(Section):
     def _whole(self) -> "Claim":
         if self.value.layer is None or all(getattr(self.value, key) is None for key in ABOUT):
             raise told(f"a claim's `value` needs a `layer`, and one of {', '.join(ABOUT)}", "write both")
-        if self.less is None and not self.against:
+        if self.less is None and self.than is None and not self.against:
             raise told("a claim compares nothing", "write `less` (in the same cells) or `against` (in others)")
         if not self.in_points and self.smallest is None:
             raise told("a claim about a measure or a ratio needs its own `smallest`", "the smallest effect that counts")
         return self
 
     @property
-    def base(self) -> Quantity | float:
-        """What is subtracted in the same cells: another number, or a constant."""
-        return self.value.changed(self.less) if isinstance(self.less, Quantity) else self.less or 0.0
-
-    @property
-    def in_points(self) -> bool:
-        """Whether the effect is told in points."""
-        return self.value.in_points and (not isinstance(self.base, Quantity) or self.base.in_points)
+    def terms(self) -> list[tuple[int, Quantity | float]]:
+        """The numbers whose signed sum is the effect in one cell: the value, less `less`, less the same of `than`."""
+        pair: list[tuple[int, Quantity | float]] = [(1, self.value)]
+        if self.less is not None:
+            pair.append((-1, self.value.changed(self.less) if isinstance(self.less, Quantity) else self.less))
+        if self.than is None:
+            return pair
+        other = [(-sign, term.changed(self.than) if isinstance(term, Quantity) else term) for sign, term in pair]
+        return [*pair, *other]
 
     @property
     def quantities(self) -> list[Quantity]:
         """The numbers that it reads of each cell."""
-        return [self.value, *([self.base] if isinstance(self.base, Quantity) else [])]
+        return [term for _, term in self.terms if isinstance(term, Quantity)]
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the effect is told in points."""
+        return all(what.in_points for what in self.quantities)
 
     @property
     def sides(self) -> list[dict[str, Any]]:
@@ -213,6 +224,14 @@ def _probe_faults(text: Marked, index: int, claim: Claim, recipes: Sequence[Mapp
         if probe["tasks"] != "all" and (missing := next((task for task in named if task not in probe["tasks"]), None)):
             hint = suggestion(missing, probe["tasks"], "`probe.tasks`")
             yield Problem(place, f"a claim speaks of the task `{missing}`, which is not probed", hint)
+        measures = [choice["name"] for choice in probe["measures"]]
+        if each.measure in MEASURES and each.measure not in measures:
+            hint = suggestion(str(each.measure), measures, "`probe.measures`")
+            yield Problem(place, f"a claim speaks of the measure `{each.measure}`, which is not taken", hint)
+        if each.untrained and not probe["untrained"]:
+            yield Problem(
+                place, "a claim speaks of the untrained network, which is not probed", "`probe.untrained: true`"
+            )
         probes = [choice["name"] for choice in probe["probes"]]
         if each.measure is None and (each.probe or "linear") not in probes:
             hint = suggestion(each.probe or "linear", probes, "`probe.probes`")

@@ -136,6 +136,15 @@ def test_an_effect_is_paired_by_seed_and_taken_against_other_cells():
     assert one.verdict.values == pytest.approx([20.0] * 3) and one.verdict.word == "appears"
 
 
+def test_a_difference_may_be_compared_with_that_of_another_task_or_with_the_untrained_network():
+    planted = {("hue", "pool"): 0.9, ("hue", "projector.2"): 0.4, ("shape", "pool"): 0.6, ("shape", "projector.2"): 0.5}
+    documents = [study_data.result({}, seed, planted) for seed in range(3)]
+    gap = {**study_data.HUE, "than": {"task": "shape"}}
+    drawn = {"says": "x", "value": {"task": "hue", "layer": "pool"}, "less": {"untrained": True}}
+    found = judged(documents, study_data.study(gap, drawn))
+    assert [one.verdict.mean for one in found] == pytest.approx([40.0, 50.0])  # the made-up pool has 0.4 untrained
+
+
 def test_a_seed_that_a_condition_lacks_is_left_out_and_said_to_be():
     documents = [study_data.result({"views.strength": s}, seed) for s in (0.1, 1.0) for seed in range(4)]
     (one,) = judged(documents[:-1], study_data.study())

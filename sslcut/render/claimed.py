@@ -64,9 +64,11 @@ def _by_seed(claim: Claim, groups: Sequence[Group], setting: Setting) -> dict[An
 
 
 def _effect(claim: Claim, document: Document, setting: Setting) -> float | None:
-    value, base = setting.value(document, claim.value), claim.base
-    less = setting.value(document, base) if isinstance(base, Quantity) else base
-    return None if value is None or less is None else value - less
+    terms = [
+        (sign, setting.value(document, term) if isinstance(term, Quantity) else term) for sign, term in claim.terms
+    ]
+    known = [sign * value for sign, value in terms if value is not None]
+    return sum(known) if len(known) == len(terms) else None
 
 
 # ---- in words

@@ -189,7 +189,7 @@ def _score(document: Document, task: str, what: Quantity) -> float | None:
     if place is None:
         return None
     rows = [row for row in _rows(document, task, what) if (row.layer, row.readout) == (place.layer, place.readout)]
-    return rows[0].value if rows else None
+    return (rows[0].untrained if what.untrained else rows[0].value) if rows else None
 
 
 def _rows(document: Document, task: str, what: Quantity) -> list[Score]:
@@ -230,4 +230,5 @@ def named(what: Quantity) -> str:
     probe = f", {words.probe_name(what.probe)}" if what.probe not in (None, "linear") else ""
     control = f", {what.control}" if what.control else ""
     readout = f" ({what.readout})" if what.readout else ""
-    return f"{about} at {what.layer}{readout}{over}{probe}{control}"
+    drawn = ", untrained" if what.untrained else ""
+    return f"{about} at {what.layer}{readout}{over}{probe}{control}{drawn}"
