@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,10 +6,13 @@ import torch
 
 from sslcut import bundled as room
 from sslcut.errors import UsageError
+from sslcut.methods.making import check_fit
 from sslcut.recipe import load
 from sslcut.registry import METHODS
 from sslcut.schedules import scaled_lr
 from sslcut.stages import pretrain
+from sslcut.study import check_places
+from sslcut.sweep import cells
 
 NAMES = list(room.bundled())
 
@@ -88,3 +92,26 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path, monkeypatch):
 def test_the_repository_keeps_its_recipes_beside_the_package():
     top = Path(room.__file__).parent.parent / "recipes"
     assert not top.is_dir() or room.bundled()["default"].parent == top
+
+
+STUDIES = [name for name in NAMES if name.startswith("study-")]
+SMALL = [name for name in STUDIES if not name.endswith("-imagenet")]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_study_has_five_conditions_with_five_seeds_and_a_twin_at_full_scale(name):
+    made = cells(load(name))
+    conditions = {json.dumps({k: v for k, v in cell.overrides.items() if k != "seed"}) for cell in made}
+    assert (len(made), len(conditions), {cell.recipe.seed for cell in made}) == (25, 5, set(range(5)))
+    assert all(cell.recipe.views.exact and cell.recipe.paper for cell in made)
+    twin = load(f"{name}-imagenet")
+    assert twin.verified is False and twin.paper == load(name).paper
+    assert twin.study is not None and len(cells(twin)) >= 30
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_condition_of_a_small_study_is_one_that_can_be_trained_and_read(name):
+    for cell in cells(load(name)):
+        if cell.recipe.seed == 0:
+            check_fit(cell.recipe.dump())
+            check_places(cell.recipe)
