@@ -184,15 +184,13 @@ class Cell(Protocol):
 def faults(text: Marked, study: Study, cells: Sequence[Cell], settled: Iterable[str] = ()) -> Iterator[Problem]:
     """What is wrong with claims, told from the recipe's text: keys, values and probes that no cell has.
 
-    A value that no cell has is no fault where the command line has `settled` its key: the claim is then undecided.
+    A value that no cell has is no fault where the command line has `settled` its key: the claim is then undecided. A
+    recipe without cells is one of a sweep's, and its claims are the sweep's.
     """
-    if not cells:
-        yield Problem(text.place(("study",)), "a `study` needs a `sweep`", "name the cells that its claims compare")
-        return
     recipes = [cell.recipe.dump() for cell in cells]
     swept = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
     closed = set(settled)
-    for index, claim in enumerate(study.claims):
+    for index, claim in enumerate(study.claims if cells else ()):
         yield from _cell_faults(text, index, claim, recipes, swept, closed)
         yield from _probe_faults(text, index, claim, recipes)
 

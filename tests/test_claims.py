@@ -1,7 +1,9 @@
 """A recipe's claims: what they may say, and what a report makes of them on planted results."""
 
+import csv
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import study_data
@@ -74,12 +76,17 @@ def test_a_study_is_part_of_every_cells_recipe_and_of_no_stages_hash(tmp_path):
         ("task: hue, layer: backbone", "task: hue", "`value` needs a `layer`"),
         ("against: {views.strength: 1.0}", "smallest: 2", "compares nothing"),
         ("task: hue", "taks: hue", "unknown key `study.claims[0].value.taks`"),
-        ("sweep:", "description: x #", "a `study` needs a `sweep`"),
     ],
 )  # fmt: skip
 def test_a_claim_that_no_cell_could_bear_out_is_a_fault_with_its_line(tmp_path, old, new, what):
     (fault,) = faults(written(tmp_path, RECIPE.replace(old, new)))
     assert what in fault and re.search(r"s\.yaml:\d+: ", fault)
+
+
+def test_a_cells_own_recipe_carries_the_claims_and_is_no_sweep(tmp_path):
+    assert cells(load(written(tmp_path), ["sweep=null"])) == []
+    text = cells(load(written(tmp_path)))[0].recipe.text()
+    assert "Strong views" in text and cells(load(written(tmp_path, text))) == []
 
 
 def test_what_the_command_line_takes_out_of_a_sweep_is_no_fault_of_its_claims(tmp_path):
@@ -120,6 +127,12 @@ def test_a_comparison_changes_what_it_names_and_keeps_the_rest():
     value = Quantity(task="hue", layer="backbone", probe="knn")
     assert value.changed(Quantity(layer="projector")) == Quantity(task="hue", layer="projector", probe="knn")
     assert value.changed(Quantity(tasks="all")) == Quantity(tasks="all", layer="backbone", probe="knn")
+
+
+def test_the_readmes_study_is_sound(tmp_path):
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "study:\n" in block]
+    assert len(cells(load(written(tmp_path, block)))) == 10
 
 
 # ---- what comes of it
@@ -282,3 +295,6 @@ def test_a_sweep_with_a_study_ends_in_a_report_with_verdicts(tmp_path):
     assert re.search(r"^\*\*Of 3 claims, .*\*\*$", text, re.MULTILINE)
     assert "“Strength matters” does not appear: 0.0 points (0.0 to 0.0), positive in 0 of 2 seeds." in text
     assert "## What was claimed" in text and "| strength 0.5 | 2 |" in text
+    with (tmp_path / "all/report/claims.csv").open(encoding="utf-8") as file:
+        told = {row["claim"]: row for row in csv.DictReader(file)}
+    assert told["Strength matters"]["verdict"] == "does not appear" and told["Rank differs"]["unit"] == ""

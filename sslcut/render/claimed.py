@@ -71,6 +71,23 @@ def _effect(claim: Claim, document: Document, setting: Setting) -> float | None:
     return sum(known) if len(known) == len(terms) else None
 
 
+def record(one: Judged) -> dict[str, Any]:
+    """A claim as one flat record, for programs: scores in points, measures as they are."""
+    verdict = one.verdict
+    return {
+        "claim": one.claim.says,
+        "verdict": verdict.word,
+        "effect": verdict.mean,
+        "low": verdict.low,
+        "high": verdict.high,
+        "smallest": one.smallest,
+        "unit": one.unit.strip() or None,
+        "seeds": len(verdict.values),
+        "positive": verdict.positive,
+        "needed": verdict.needed,
+    }
+
+
 # ---- in words
 
 

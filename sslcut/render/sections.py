@@ -11,6 +11,7 @@ from typing import Any
 from sslcut.claims import Study
 from sslcut.render import (
     atlas,
+    claimed,
     compare,
     curves,
     drawn,
@@ -70,6 +71,7 @@ class Report:
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     parts: tuple[Part, ...]
+    claims: tuple[dict[str, Any], ...] = ()  # of a study, each as one record
 
     @property
     def figures(self) -> list[Figure]:
@@ -77,7 +79,7 @@ class Report:
         return [figure for part in self.parts for section in part.sections for figure in section.figures]
 
 
-def report(found: Sequence[Found], title: str | None = None, claimed: Study | None = None) -> Report:
+def report(found: Sequence[Found], title: str | None = None, asked: Study | None = None) -> Report:
     """The report on one result, or on several and what they say together.
 
     Where they come from a sweep with a `study` (the one given, else their recipes' own), its claims lead.
@@ -90,7 +92,7 @@ def report(found: Sequence[Found], title: str | None = None, claimed: Study | No
         return Report(title or _own_title(found), answer, notes, tuple(facts(documents[0])), (part,))
     names = labels(found)
     cells, grouped = compare.cells(found), compare.groups(found, names)
-    shown = study.told(found, grouped, claimed)
+    shown = study.told(found, grouped, asked)
     if shown is not None:
         grouped = list(shown.setting.groups)
     lines = () if shown is not None and shown.study.figure == "layers" else tuple(atlas.lines(grouped))
@@ -98,7 +100,8 @@ def report(found: Sequence[Found], title: str | None = None, claimed: Study | No
     answer = compare.summary(cells, found, grouped) if shown is None else shown.answer
     parts = (*(() if shown is None else (_study(shown),)), side, *_each(found, names))
     own = _own_title(found, "Where to read" if shown is None else "What came of")
-    return Report(title or own, answer, notes, tuple(_common_facts(documents)), parts)
+    records = () if shown is None else tuple(map(claimed.record, shown.claims))
+    return Report(title or own, answer, notes, tuple(_common_facts(documents)), parts, records)
 
 
 def _study(shown: study.Told) -> Part:

@@ -5,7 +5,7 @@ CSV holds the numbers as the results files do; tables for people are in words (p
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from sslcut.render import compare, words
 from sslcut.render.gather import Found
 from sslcut.render.results import Best, Cost, Document, Measure, Score
+
+AT_ONCE = 8  # results whose differences are shown without being asked for
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def differences(documents: Sequence[Document], labels: Sequence[str]) -> Table |
         (label, one.checkpoint.name, one.data_name, *(compare.shown_value(values[i]) for values in differing.values()))
         for i, (label, one) in enumerate(zip(labels, documents, strict=True))
     )
-    return Table("Recipe keys whose values differ", columns, rows)
+    return Table("Recipe keys whose values differ", columns, rows, open=len(rows) <= AT_ONCE)
 
 
 def seeds(group: compare.Group) -> Table | None:
@@ -251,6 +253,15 @@ def csv_files(found: Sequence[Found]) -> Iterator[tuple[str, str]]:
         rows = [(one, row) for one in found for row in getattr(one.document, name)]
         if rows or name in ("results", "best"):
             yield f"{name}.csv", _csv(list(kind.model_fields), rows)
+
+
+def csv_records(records: Sequence[Mapping[str, Any]]) -> str:
+    """Flat records with the same keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
 
 
 def _csv(fields: list[str], rows: Sequence[tuple[Found, Any]]) -> str:

@@ -15,7 +15,7 @@ from sslcut.render import chart, gather, page, sections, table
 from sslcut.render.gather import Found
 from sslcut.render.sections import Report
 
-WRITTEN = ("index.html", "report.md", "results.csv", "best.csv", "measures.csv", "cost.csv", "figures")
+WRITTEN = ("index.html", "report.md", "results.csv", "best.csv", "measures.csv", "cost.csv", "claims.csv", "figures")
 
 
 def default_folder(paths: Sequence[Path]) -> Path:
@@ -62,6 +62,7 @@ def run(
         "markdown": str(target / "report.md"),
         "results": [str(one.path) for one in found],
         "figures": [figure.name for figure in told.figures],
+        **({"claims": list(told.claims)} if told.claims else {}),
     }
     yield Result(str(target / "index.html"), numbers)
 
@@ -103,6 +104,8 @@ def _write(folder: Path, report: Report, found: Sequence[Found]) -> Iterator[Eve
                 drawings[figure.name] = content.decode()
     for name, text in table.csv_files(found):
         (folder / name).write_text(text, encoding="utf-8")
+    if report.claims:
+        (folder / "claims.csv").write_text(table.csv_records(report.claims), encoding="utf-8")
     (folder / "report.md").write_text(page.markdown(report), encoding="utf-8")
     (folder / "index.html").write_text(page.html(report, drawings), encoding="utf-8")
 
