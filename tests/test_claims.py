@@ -13,7 +13,7 @@ from cli import sslcut, tiny
 from sslcut.claims import Quantity, check_layers, fits
 from sslcut.errors import RecipeError, UsageError
 from sslcut.recipe import load
-from sslcut.render import chart, claimed, compare, conditions, sections
+from sslcut.render import atlas, chart, claimed, compare, conditions, sections
 from sslcut.render import study as study_room
 from sslcut.render.gather import labels
 from sslcut.sweep import cells
@@ -229,6 +229,11 @@ def test_the_figure_of_each_paper_is_drawn_with_intervals_over_seeds(figure):
         assert {row["seeds"] for row in rows} == {3} and all(
             row.get("low", row.get("x_low")) is not None for row in rows
         )
+
+
+def test_blocks_of_different_networks_stand_behind_what_they_follow():
+    byol, simclr = ["pool", "projector.0", "predictor.0"], ["pool", "projector.0", "projector.1"]
+    assert atlas.in_order([byol, simclr]) == ["pool", "projector.0", "projector.1", "predictor.0"]
 
 
 def test_head_updates_are_compared_with_the_joint_one_seed_by_seed():

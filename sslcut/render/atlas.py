@@ -30,7 +30,7 @@ NAMES = 240  # pixels that checkpoint names may take
 def lines(grouped: Sequence[Group]) -> Iterator[Figure]:
     """Score by layer, a plot a task, a line a recipe; over seeds with t intervals, of one seed without any."""
     metrics = {task: metric for group in grouped for task, metric in group.documents[0].metrics.items()}
-    layers = list(dict.fromkeys(layer for group in grouped for layer in group.documents[0].layers))
+    layers = in_order([group.documents[0].layers for group in grouped])
     colours = {group.label: PALETTE[i % len(PALETTE)] for i, group in enumerate(grouped)}
     for metric in dict.fromkeys(metrics.values()):
         tasks, rest = shown([task for task in metrics if metrics[task] == metric])
@@ -52,6 +52,18 @@ def lines(grouped: Sequence[Group]) -> Iterator[Figure]:
             f"{name} by layer of {words.counted(len(grouped), 'recipe')} on {words.counted(len(tasks), 'task')}.",
             facets(rows, "task", tasks, _line_layers(layers, colours)),
         )
+
+
+def in_order(chains: Sequence[Sequence[str]]) -> list[str]:
+    """The blocks of several networks, each behind the one that it follows in its own."""
+    merged: list[str] = []
+    for chain in chains:
+        place = 0
+        for name in chain:
+            if name not in merged:
+                merged.insert(place, name)
+            place = merged.index(name) + 1
+    return merged
 
 
 def _line_rows(group: Group, task: str, metric: str) -> Iterator[Row]:
