@@ -11,7 +11,7 @@ from sslcut.recipe import load
 from sslcut.registry import METHODS
 from sslcut.schedules import scaled_lr
 from sslcut.stages import pretrain
-from sslcut.study import check_places
+from sslcut.study.one import check_places
 from sslcut.sweep import cells
 
 NAMES = list(room.bundled())
