@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,19 @@ from sslcut.data.views import Views
 from sslcut.errors import UsageError
 from sslcut.methods.mixing import Mixing
 from sslcut.model.chain import Chain
+from sslcut.names import part_of
+
+
+class Features(NamedTuple):
+    """A batch behind the backbone and before the head: what a pass of the head takes, so that it can be repeated.
+
+    `h` holds one tensor (N_i, H) for all images that share batch statistics, view after view, `views` views in all.
+    `targets` (T, B, D) are what z ends with, constants of the batch, where they do not come from the head itself.
+    """
+
+    h: tuple[Tensor, ...]
+    views: int
+    targets: Tensor | None = None
 
 
 class Method(nn.Module, ABC):
@@ -32,6 +45,7 @@ class Method(nn.Module, ABC):
     caution: ClassVar[str] = ""  # what the user must know before the first step
     unseen: ClassVar[int] = 0  # how many of the global views, the last ones, only the teacher sees
     min_views: ClassVar[int] = 2  # how many views the loss compares at least
+    stops_gradient: ClassVar[bool] = False  # the loss aims at what the head itself gives, as at a constant
     defaults: ClassVar[dict[str, Any]] = {}  # recipe sections below what the user writes
 
     progress: float = 0.0
@@ -64,8 +78,21 @@ class Method(nn.Module, ABC):
 
     def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
         """z, (V, B, D): what the loss compares, targets last."""
+        self.begin()
+        return self.head(self.features(views))
+
+    def begin(self) -> None:
+        """Called once a step, before its first pass."""
+
+    def features(self, views: Views) -> Features:
+        """What the head takes of a batch; raises UsageError where there are too few views to compare."""
         self.check(views)
-        return self.outputs(self.chain, views.crops)
+        return self.seen(self.chain, views.crops)
+
+    def head(self, features: Features) -> Tensor:
+        """z, (V, B, D), targets last: one pass of the head."""
+        z = self.projected(self.chain, features)
+        return z if features.targets is None else torch.cat([z, features.targets])
 
     def check(self, views: Views) -> None:
         """Note how many views are global; raises UsageError where there are too few to compare."""
@@ -73,15 +100,21 @@ class Method(nn.Module, ABC):
         self.n_global = views.n_global
 
     def outputs(self, chain: Chain, crops: Sequence[Tensor], upto: str | None = None) -> Tensor:
-        """What a chain gives for every view, (V, B, D), up to and including block `upto`.
+        """What a chain gives for every view, (V, B, D), up to and including block `upto`."""
+        return self.projected(chain, self.seen(chain, crops), upto)
 
-        View by view, or the backbone once for each resolution and then the head once over all views.
-        """
+    def seen(self, chain: Chain, crops: Sequence[Tensor]) -> Features:
+        """What a chain's backbone gives: view by view, or once for each resolution and all views together."""
         if self.batchnorm == "per_view":
-            return torch.stack([chain.run(view, upto=upto) for crop in crops for view in crop])
-        h = torch.cat(self.backbone(chain, crops))  # (V·B, H)
-        z = chain.run(h, after=chain.backbone, upto=upto)  # (V·B, D)
-        return z.reshape(sum(len(crop) for crop in crops), -1, z.shape[-1])
+            h = tuple(chain.run(view, upto=chain.backbone) for crop in crops for view in crop)
+        else:
+            h = (torch.cat(self.backbone(chain, crops)),)
+        return Features(h, sum(len(crop) for crop in crops))
+
+    def projected(self, chain: Chain, features: Features, upto: str | None = None) -> Tensor:
+        """What a chain's head makes of features, (V, B, D), up to and including block `upto`."""
+        z = torch.cat([chain.run(h, after=chain.backbone, upto=upto) for h in features.h])  # (V·B, D)
+        return z.reshape(features.views, -1, z.shape[-1])
 
     def backbone(self, chain: Chain, crops: Sequence[Tensor]) -> list[Tensor]:
         """A chain's backbone for each group of crops, its views one after another, (V_i·B, H)."""
@@ -100,12 +133,25 @@ class Method(nn.Module, ABC):
         digest = blake2b(f"{self.seed} {self.progress!r}".encode(), digest_size=7).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
+    def draw_head(self) -> None:
+        """Draw every block behind the backbone anew, as it was at first, from torch's random numbers."""
+        for name, _, block in self.chain.items():
+            for layer in block.modules() if part_of(name) != "backbone" else ():
+                if callable(drawn := getattr(layer, "reset_parameters", None)):
+                    drawn()
+
     @abstractmethod
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The loss of z (V, B, D), a scalar. Called with autocast off and z in float32."""
 
+    def held(self, progress: float) -> Sequence[nn.Parameter]:
+        """The parameters that the coming step leaves where they are; `progress` runs from 0 to 1."""
+        return ()
+
     def before_step(self, progress: float) -> None:
         """Called between the backward pass and the optimiser's step; `progress` runs from 0 to 1."""
+        for parameter in self.held(progress):
+            hold(parameter)
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         """Called after the optimiser's step with the detached z: queues, centres, then the teacher."""

@@ -1,10 +1,12 @@
 """DINO: every view matches the teacher's sharpened assignment of the global ones (arXiv 2104.14294)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sslcut.data.views import Views
-from sslcut.methods.base import Method, hold
+from sslcut.methods.base import Features, Method
 from sslcut.model.chain import Chain
 from sslcut.model.teacher import Teacher, rising
 
@@ -58,13 +60,18 @@ class DINO(Method):
     def targets(self) -> int:
         return self.n_global
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The student's projections of every view, then the teacher's of the global ones: (V + n_global, B, D)."""
+    def features(self, views: Views) -> Features:
+        """Every view, and the teacher's projections of the global ones as targets."""
         self.check(views)
-        student = self.outputs(self.chain, views.crops, upto="projector")
+        student = self.seen(self.chain, views.crops)
         with torch.no_grad():
             teacher = self.outputs(self.teacher.chain, views.crops[:1], upto="projector")
-        return torch.cat([student, teacher])
+        return student._replace(targets=teacher)
+
+    def head(self, features: Features) -> Tensor:
+        """The student's projections of every view, then the teacher's of the global ones: (V + n_global, B, D)."""
+        student = self.projected(self.chain, features, upto="projector")
+        return student if features.targets is None else torch.cat([student, features.targets])
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The mean over teacher's views u and student's views v ≠ u of the cross-entropy; z (V + n_global, B, D)."""
@@ -83,10 +90,8 @@ class DINO(Method):
         )  # fmt: skip
         return last if self.progress >= share else first + (last - first) * self.progress / share
 
-    def before_step(self, progress: float) -> None:
-        if progress < self.frozen_prototypes:
-            for parameter in prototypes(self.chain).parameters():
-                hold(parameter)
+    def held(self, progress: float) -> Sequence[nn.Parameter]:
+        return tuple(prototypes(self.chain).parameters()) if progress < self.frozen_prototypes else ()
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         with torch.no_grad():

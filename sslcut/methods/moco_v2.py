@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sslcut.data.views import Views
-from sslcut.methods.base import Method
+from sslcut.methods.base import Features, Method
 from sslcut.methods.negatives import hide_same_label
 from sslcut.model.chain import Chain
 from sslcut.model.queue import Queue
@@ -56,13 +56,13 @@ class MoCoV2(Method):
     def targets(self) -> int:
         return 1
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The network's outputs for every view but the last global one, then the teacher's for that: (V, B, D)."""
+    def features(self, views: Views) -> Features:
+        """Every view but the last global one, and the teacher's outputs for that as the target."""
         self.check(views)
-        queries = self.outputs(self.chain, (views.crops[0][:-1], *views.crops[1:]))
+        queries = self.seen(self.chain, (views.crops[0][:-1], *views.crops[1:]))
         with torch.no_grad():
             key = self.outputs(self.teacher.chain, (views.crops[0][-1:],))
-        return torch.cat([queries, key])
+        return queries._replace(targets=key)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Cross-entropy of each image's key among its own and the queue's, by cosine over temperature; z (V, B, D)."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sslcut.data.views import Views
-from sslcut.methods.base import Method
+from sslcut.methods.base import Features, Method
 from sslcut.model.chain import Chain
 from sslcut.model.teacher import Teacher, rising
 
@@ -21,13 +21,13 @@ class Predicting(Method):
     def targets(self) -> int:
         return self.n_global
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The predictions of every view, then the teacher's projections of the global ones: (V + n_global, B, D)."""
+    def features(self, views: Views) -> Features:
+        """Every view, and the teacher's projections of the global ones as targets."""
         self.check(views)
-        own = self.outputs(self.chain, views.crops)
+        own = self.seen(self.chain, views.crops)
         with torch.no_grad():
             aims = self.outputs(self.teacher.chain, views.crops[:1])
-        return torch.cat([own, aims])
+        return own._replace(targets=aims)
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         self.teacher.follow(self.chain, rising(self.momentum, progress))

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sslcut.data.views import Views
-from sslcut.methods.base import Method, crossed
+from sslcut.methods.base import Features, Method, crossed
 from sslcut.model.chain import Chain
 
 
@@ -14,6 +13,7 @@ class SimSiam(Method):
 
     needs = ("projector", "predictor")
     batchnorm = "per_view"
+    stops_gradient = True
     defaults = {
         "model": {
             "projector": {"widths": [512, 512, 512], "last_norm": True, "last_affine": False},
@@ -25,17 +25,16 @@ class SimSiam(Method):
 
     def __init__(self, chain: Chain) -> None:
         super().__init__(chain)
-        self.projected = chain.names[chain.position("projector")]
+        self.last = chain.names[chain.position("projector")]
 
     @property
     def targets(self) -> int:
         return self.n_global
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
+    def head(self, features: Features) -> Tensor:
         """The predictions of every view, then the projections of the global ones: (V + n_global, B, D)."""
-        self.check(views)
-        projected = self.outputs(self.chain, views.crops, upto=self.projected)
-        predicted = torch.stack([self.chain.run(view, after=self.projected) for view in projected])
+        projected = self.projected(self.chain, features, upto=self.last)
+        predicted = torch.stack([self.chain.run(view, after=self.last) for view in projected])
         return torch.cat([predicted, projected[: self.n_global].detach()])
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:

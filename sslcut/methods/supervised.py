@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sslcut.data.views import Views
-from sslcut.methods.base import Method
+from sslcut.methods.base import Features, Method
 from sslcut.methods.mixing import draw
 from sslcut.model.chain import Chain
 
@@ -41,15 +41,15 @@ class Supervised(Method):
         super().__init__(chain)
         self.label_smoothing, self.mixup, self.cutmix, self.task = label_smoothing, mixup, cutmix, task
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The logits of every view, (V, B, C), of mixed images while training where that is asked for."""
+    def features(self, views: Views) -> Features:
+        """Every view, of mixed images while training where that is asked for; every batch of a step is mixed alike."""
         self.check(views)
         self.mixing = None
         if self.training and (self.mixup or self.cutmix):
             chance, batch = Random(f"{self.seed} {self.progress!r}"), views.crops[0].shape[1]
             self.mixing = draw(chance, batch, self.mixup, self.cutmix, views.crops[0].device)
             views = views._replace(crops=tuple(self.mixing(crop) for crop in views.crops))
-        return self.outputs(self.chain, views.crops)
+        return self.seen(self.chain, views.crops)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The mean over views and labelled images; z (V, B, C) logits, labels (B,), -1 where there is none."""

@@ -1,13 +1,13 @@
 """SwAV: the code that one view is assigned is predicted from every other view (arXiv 2006.09882)."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sslcut.data.views import Views
-from sslcut.methods.base import Method, hold
+from sslcut.methods.base import Features, Method
 from sslcut.model.chain import Chain
 from sslcut.model.heads import Prototypes
 from sslcut.model.queue import Queue
@@ -23,6 +23,7 @@ class SwAV(Method):
     """
 
     needs = ("projector", "prototypes")
+    stops_gradient = True
     defaults = {
         "model": {"projector": {"widths": [512, 128]}, "prototypes": {"count": 300}},
         "views": {"policy": "simclr", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
@@ -52,13 +53,12 @@ class SwAV(Method):
         """The chain's last block."""
         return cast(Prototypes, self.chain.block("prototypes"))
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
+    def head(self, features: Features) -> Tensor:
         """The projections of every view, (V, B, D); the prototypes are brought to length 1 first."""
-        self.check(views)
         weight = self.prototypes.weight
         with torch.no_grad():
             weight.copy_(F.normalize(weight, dim=1))
-        return self.outputs(self.chain, views.crops, upto="projector")
+        return self.projected(self.chain, features, upto="projector")
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The mean over global views i and views v ≠ i of the cross-entropy of i's code given v; z (V, B, D)."""
@@ -79,9 +79,8 @@ class SwAV(Method):
             return sinkhorn(torch.cat([earlier, scores]), self.epsilon, self.iterations)[-len(scores) :]
         return sinkhorn(scores, self.epsilon, self.iterations)
 
-    def before_step(self, progress: float) -> None:
-        if progress < self.frozen_prototypes:
-            hold(cast(nn.Parameter, self.prototypes.weight))
+    def held(self, progress: float) -> Sequence[nn.Parameter]:
+        return (cast(nn.Parameter, self.prototypes.weight),) if progress < self.frozen_prototypes else ()
 
     def after_step(self, z: Tensor, labels: Tensor | None, progress: float) -> None:
         for view, bank in enumerate(self.banks):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sslcut.data.views import Views
 from sslcut.errors import UsageError
-from sslcut.methods.base import Method
+from sslcut.methods.base import Features, Method
 from sslcut.model.chain import Chain
 from sslcut.model.heads import prototypes
 from sslcut.model.queue import Queue
@@ -82,20 +82,26 @@ class TReX(Method):
     def targets(self) -> int:
         return 1 if self.memory_size else 0
 
-    def forward(self, views: Views, labels: Tensor | None = None) -> Tensor:
-        """The outputs of every crop, (V, B, D), and with a memory the teacher's of the first crop behind them.
+    def begin(self) -> None:
+        """The teacher moves first: it follows the network as it was before this step's update."""
+        if self.memory_size and self.training:
+            self.teacher.follow(self.chain, self.momentum)
 
-        The teacher moves first: it follows the network as it was before this step's update.
-        """
+    def features(self, views: Views) -> Features:
+        """Every crop, and with a memory the teacher's outputs for the first one as targets, for `after_step` alone."""
         self.check(views)
-        z = self.outputs(self.chain, views.crops)
+        own = self.seen(self.chain, views.crops)
         if not self.memory_size:
-            return z
+            return own
         with torch.no_grad():
-            if self.training:
-                self.teacher.follow(self.chain, self.momentum)
             remembered = self.outputs(self.teacher.chain, (views.crops[0][:1],))
-        return torch.cat([z, remembered])
+        return own._replace(targets=remembered)
+
+    def draw_head(self) -> None:
+        super().draw_head()
+        draw_head(self.chain)
+        if not self.memory_size:
+            nn.init.trunc_normal_(self.weight, std=0.02)
 
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Cross-entropy over every crop of the labelled images; z (V, B, D), with a memory (V + 1, B, D)."""
