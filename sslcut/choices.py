@@ -17,9 +17,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from sslcut.errors import InputError, UsageError, suggestion
 from sslcut.libraries import check_named
 from sslcut.names import is_named
-from sslcut.registry import Option, Registry
-
-_ANNOTATIONS = {**vars(builtins), "Any": Any, "Annotated": Annotated, "Literal": Literal, "Field": Field}
+from sslcut.registry import UPDATES, Option, Registry
 
 
 class Section(BaseModel):
@@ -94,6 +92,16 @@ class Chosen:
         return core_schema.no_info_plain_validator_function(
             self.check, serialization=core_schema.plain_serializer_function_ser_schema(_mapping)
         )
+
+
+_ANNOTATIONS = {
+    **vars(builtins),
+    "Any": Any,
+    "Annotated": Annotated,
+    "Literal": Literal,
+    "Field": Field,
+    "Mode": Annotated[Choice, Chosen(UPDATES)],  # an update's option that is an update itself
+}
 
 
 @dataclass(frozen=True, eq=False)

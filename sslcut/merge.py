@@ -12,6 +12,7 @@ CHOICES: tuple[Keys, ...] = (  # where a recipe names one member of a registry
     ("model", "backbone"),
     ("method",),
     ("head", "update"),
+    ("head", "update", "then"),
     ("views", "policy"),
     ("train", "optimizer"),
     ("probe", "viewed", "policy"),

@@ -190,7 +190,18 @@ OPTIMISERS = Registry(
     },
 )
 
-UPDATES = Registry("head update", {"joint": "sslcut.training.updates:Joint"})
+UPDATES = Registry(
+    "head update",
+    {
+        "joint": "sslcut.training.updates:Joint",
+        "two_speed": "sslcut.training.updates:TwoSpeed",
+        "alternating": "sslcut.training.inner:Alternating",
+        "unrolled": "sslcut.training.inner:Unrolled",
+        "implicit": "sslcut.training.inner:Implicit",
+        "frozen": "sslcut.training.updates:Frozen",
+        "reset": "sslcut.training.reset:Reset",
+    },
+)
 
 PROBES = Registry(
     "probe",

@@ -38,5 +38,12 @@ class Sampler:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """The image indices of each batch of `epoch`, (batch,) int64, from batch `start` on."""
-        drawn = order(self.count, self.seed, epoch)
-        yield from torch.split(drawn[: self.steps * self.batch], self.batch)[start:]
+        yield from self._batches(epoch)[start:]
+
+    def before(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
+        """For each of those batches the one before it; before the epoch's first stands its last."""
+        batches = self._batches(epoch)
+        yield from (batches[step - 1] for step in range(start, len(batches)))
+
+    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+        return torch.split(order(self.count, self.seed, epoch)[: self.steps * self.batch], self.batch)

@@ -1,4 +1,4 @@
-"""From a recipe to a method on its network, with the labels that it learns from."""
+"""From a recipe to a method on its network, with the labels that it learns from, and what fits together."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,8 @@ from sslcut.data.opening import Opened, class_task, class_task_name, learnt
 from sslcut.errors import UsageError
 from sslcut.methods.base import Method, enough
 from sslcut.model.build import build
-from sslcut.registry import METHODS
+from sslcut.names import HEAD_PARTS
+from sslcut.registry import METHODS, UPDATES
 
 
 def check_fit(document: Mapping[str, Any]) -> None:
@@ -33,6 +34,53 @@ def check_fit(document: Mapping[str, Any]) -> None:
             f"`{name}` compares the predictor's {widths[-1]} numbers with the projector's {aim}",
             hint=f"model.predictor.widths: {[*widths[:-1], aim]}",
         )
+    check_update(document)
+
+
+def check_update(document: Mapping[str, Any]) -> None:
+    """Raise UsageError where the head cannot be moved as `head.update` says: there is none, or the loss forbids it."""
+    method, model, train = document["method"]["name"], document["model"], document["train"]
+    if document["head"]["update"]["name"] == "joint":
+        return
+    update = plain_update(document)
+    name = update["name"]
+    if name == "reset":
+        raise UsageError("`head.update.then` is `reset` again", hint="write joint, or what else moves a head")
+    parts = [part for part in HEAD_PARTS if (given := model.get(part)) and given.get("widths") != []]
+    if not parts and not METHODS.literal(method, "needs_classifier", False):
+        what = f"`head.update: {name}` moves the head by itself, and the network has none"
+        raise UsageError(what, hint="give it a `model.projector`, or write head.update: joint")
+    if apart(update) and train["compile"]:
+        what = f"`head.update: {name}` runs the head by itself, which `train.compile` does not reach"
+        raise UsageError(what, hint="train.compile: false")
+    if not second_order(update):
+        return
+    if METHODS.literal(method, "stops_gradient", False):
+        raise UsageError(
+            f"`head.update: {name}` differentiates the head's own steps, and `{method}` stops the gradient inside them",
+            hint="head.update: alternating, or a method whose targets are a teacher's",
+        )
+    if train["precision"] == "bf16":
+        raise UsageError(
+            f"`head.update: {name}` takes second derivatives, for which bf16 is too coarse",
+            hint="train.precision: float32, or auto",
+        )
+
+
+def plain_update(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe's `head.update`; of one that draws the head anew, how it moves in between."""
+    update: Mapping[str, Any] = document["head"]["update"]
+    return update["then"] if update["name"] == "reset" else update
+
+
+def apart(update: Mapping[str, Any]) -> bool:
+    """Whether an update runs the head by itself, on features that the backbone gave once."""
+    return "inner" in update
+
+
+def second_order(update: Mapping[str, Any]) -> bool:
+    """Whether an update differentiates the head's own steps, which takes float32."""
+    return bool(UPDATES.literal(update["name"], "second_order", False))
 
 
 def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Tensor | None]:

@@ -29,6 +29,8 @@ from sslcut.methods.making import (
     labels_told,
     make_method,
     model_document,
+    plain_update,
+    second_order,
     task_of,
     uses_labels,
     views_of,
@@ -229,7 +231,7 @@ class _Training:
 
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
         """The run's stored precision where it is resumed, or the one decided for it, else the recipe's."""
-        if self.given_precision is not None:
+        if self.given_precision is not None and not second_order(plain_update(self.document)):
             return Precision(**self.given_precision)
         return decided(self.document, method, images, labels, views)
 
@@ -297,8 +299,12 @@ def arithmetic(recipe: Recipe, options: Options) -> Generator[Event, None, Preci
 def decided(
     document: Mapping[str, Any], method: Method, images: Images, labels: Tensor | None, views: ViewMaker
 ) -> Precision:
-    """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch."""
+    """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch.
+
+    What takes second derivatives takes float32, without being measured.
+    """
     asked, batch = document["train"]["precision"], document["train"]["batch_size"]
+    asked = "float32" if second_order(plain_update(document)) else asked
     device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
 
     def measure() -> Precision:

@@ -25,8 +25,9 @@ from sslcut.registry import UPDATES
 from sslcut.schedules import LrScaling, warmup_cosine
 from sslcut.training.online import Online, Scores
 from sslcut.training.optim import build_optimizer, set_lr
-from sslcut.training.state import Position, capture, restore
-from sslcut.training.updates import Engine
+from sslcut.training.state import Position, capture, kept_by_update, restore
+from sslcut.training.updates import Batch as Seen
+from sslcut.training.updates import Engine, Update, options_of
 from sslcut.training.world import Precision, all_finite, arrange
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -74,7 +75,9 @@ class Epoch(Event):
 
     `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
     its width); `images_per_second` counts images, not views. `online` is what the online probes score by now,
-    by layer and task, in each task's metric of `online_metrics`.
+    by layer and task, in each task's metric of `online_metrics`. `head` are the figures of a head with steps of its
+    own, means over the epoch's: the inner loss before and after them, passes of the head a step, and the norm of the
+    backbone's gradient.
     """
 
     epoch: int
@@ -83,12 +86,14 @@ class Epoch(Event):
     images_per_second: float
     rank: float
     seconds: float
+    head: Mapping[str, float] = field(default_factory=dict)
     online: Scores | None = None
     online_metrics: dict[str, str] | None = None
 
     def numbers(self) -> dict[str, Any]:
         """The record without its text, and without what was not measured."""
-        return {key: value for key, value in asdict(self).items() if key != "text" and value is not None}
+        told = {key: value for key, value in asdict(self).items() if key not in ("text", "head") and value is not None}
+        return {**told, **self.head}
 
 
 def train(
@@ -115,6 +120,7 @@ def train(
         run.position = restore(method, run.optimizer, *state, run.course)
         if online is not None:
             online.restore(state[0])
+        run.update.load(kept_by_update(state[0]))
     with deferred() as interrupts, closing(ahead(images, run.order(), plan.device)) as batches:
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
@@ -151,9 +157,14 @@ class _Run:
             plan.lr_scaling,
             constant=lambda name: name.startswith(constant),
         )
-        options = {key: value for key, value in plan.update.items() if key != "name"}
-        engine = Engine(method, self.optimizer, plan.precision, plan.clip)
-        self.update = UPDATES.load(plan.update["name"])(engine, **options)
+        per_epoch = self.sampler.steps
+        engine = Engine(method, self.optimizer, plan.precision, plan.clip, plan.epochs * per_epoch, per_epoch)
+        self.update: Update = UPDATES.load(plan.update["name"])(engine, **options_of(plan.update))
+        if self.update.held_out and per_epoch < 2:
+            raise InputError(
+                f"an inner loop on a held-out batch needs two batches an epoch, {len(images)} images are one",
+                hint=f"lower train.batch_size to {len(images) // 2} or less, or write head.update.inner: same",
+            )
         self.position = Position()
         self.saved = self.told = time.monotonic()
         self.collapsed = False
@@ -169,7 +180,12 @@ class _Run:
         done = self.position
         for epoch in range(done.epoch, self.plan.epochs):
             start = done.step if epoch == done.epoch else 0
-            yield from (self.views.shown(batch, epoch) for batch in self.sampler.epoch(epoch, start))
+            shown = (self.views.shown(batch, epoch) for batch in self.sampler.epoch(epoch, start))
+            if not self.update.held_out:
+                yield from shown
+                continue
+            before = (self.views.shown(batch, epoch) for batch in self.sampler.before(epoch, start))
+            yield from (torch.cat(both) for both in zip(shown, before, strict=True))
 
     def epoch(self, batches: Iterator[Batch], interrupts: Interrupts) -> Iterator[Event]:
         """The rest of the epoch that the position stands in; its end moves the position to the next."""
@@ -189,15 +205,23 @@ class _Run:
     def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Train on the images that were read; returns loss and z without waiting for the device."""
         plan, position, shown = self.plan, self.position, indices
-        indices = indices[: self.sampler.batch]
         done, steps = position.epoch * self.sampler.steps + position.step, plan.epochs * self.sampler.steps
         set_lr(self.optimizer, self.share(done, steps))
+        other = None
+        if self.update.held_out:
+            (indices, earlier), (pixels, old) = indices.chunk(2), pixels.chunk(2)
+            other = self.batch(earlier, old)
+        views, labels = self.batch(indices, pixels)
+        with nullcontext() if self.online is None else self.online.watch(self.method, views, shown):
+            return self.update.step(views, labels, done / steps, other)
+
+    def batch(self, indices: Tensor, pixels: Tensor) -> Seen:
+        """The views of the images that were read, and their labels."""
+        indices = indices[: self.sampler.batch]
         if pixels.is_cuda:
             indices = indices.pin_memory().to(pixels.device, non_blocking=True)
         labels = self.labels[indices] if self.labels is not None else None
-        views = self.views(pixels, indices, position.epoch)
-        with nullcontext() if self.online is None else self.online.watch(self.method, views, shown):
-            return self.update.step(views, labels, done / steps)
+        return self.views(pixels, indices, self.position.epoch), labels
 
     def share(self, done: int, steps: int) -> float:
         """The learning rate after `done` of `steps` steps, as a share of its peak."""
@@ -211,7 +235,7 @@ class _Run:
         due = time.monotonic() - self.saved >= self.plan.state_every_seconds
         if self.save is not None and (due or interrupts.pending is not None):
             self.check_finite()
-            tensors, document = capture(self.method, self.optimizer, self.position, self.course)
+            tensors, document = capture(self.method, self.optimizer, self.position, self.course, self.update.tensors())
             self.save(tensors | (self.online.tensors() if self.online is not None else {}), document)
             self.saved = time.monotonic()
         interrupts.check("the state is saved, and the same command goes on from it" if self.save is not None else "")
@@ -256,10 +280,14 @@ class _Run:
         seconds = time.monotonic() - start
         pace = (steps - first) * self.sampler.batch / seconds
         number = position.epoch + 1
-        text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}  rank {rank:.1f}  {pace:,.0f} img/s"
+        head, warning = self.update.close()
+        fitted = f"  inner {head['inner_before']:.4g} to {head['inner_after']:.4g}" if head else ""
+        text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}{fitted}  rank {rank:.1f}  {pace:,.0f} img/s"
         lr = self.optimizer.param_groups[0]["lr"]
         scored = (self.online.scores(plan.precision, plan.batch_size), self.online.metrics) if self.online else ()
-        yield Epoch(text, number, loss, lr, pace, rank, seconds, *scored)
+        yield Epoch(text, number, loss, lr, pace, rank, seconds, head, *scored)
+        if warning:
+            yield Warn(f"after epoch {number} {warning}")
         possible = min(z.shape[-2:])
         was, self.collapsed = self.collapsed, rank < COLLAPSED * possible
         if self.collapsed and not was:

@@ -1,6 +1,6 @@
 """Optimisers: a factory each, from named parameters to a torch optimiser whose state is known by parameter name."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -159,6 +159,34 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = scaled_lr(group["lr"], batch_size, scaling)
     return optimizer
+
+
+def split(optimizer: Optimizer, apart: Container[str], factor: float) -> None:
+    """Give the parameters whose names are in `apart` groups of their own, at `factor` times the learning rate."""
+    for group in list(optimizer.param_groups):
+        pairs = list(zip(group["param_names"], group["params"], strict=True))
+        named = [pair for pair in pairs if pair[0] in apart]
+        if named:
+            faster = {key: group[key] * factor for key in ("lr", "initial_lr")}
+            _hold_only(group, [pair for pair in pairs if pair[0] not in apart])
+            optimizer.add_param_group({**_less_parameters(group), **faster, "params": named})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def drop(optimizer: Optimizer, apart: Container[str]) -> None:
+    """Take the parameters whose names are in `apart` out of an optimiser that has not moved them yet."""
+    for group in optimizer.param_groups:
+        pairs = zip(group["param_names"], group["params"], strict=True)
+        _hold_only(group, [pair for pair in pairs if pair[0] not in apart])
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _hold_only(group: dict[str, Any], pairs: list[tuple[str, Tensor]]) -> None:
+    group["param_names"], group["params"] = [name for name, _ in pairs], [p for _, p in pairs]
+
+
+def _less_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
 def set_lr(optimizer: Optimizer, share: float) -> None:

@@ -5,6 +5,7 @@ Random numbers are derived from (seed, epoch, image), so none of their state is 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from sslcut.errors import InputError
 from sslcut.methods.base import Method
 
-METHOD, OPTIMIZER, LOSS = "method.", "optimizer.", "position.loss"
+METHOD, OPTIMIZER, UPDATE, LOSS = "method.", "optimizer.", "update.", "position.loss"
 HINT = "start anew with --force, or go back to the recipe that this run began with"
 
 
@@ -31,17 +32,29 @@ class Position:
 
 
 def capture(
-    method: Method, optimizer: Optimizer, position: Position, course: Mapping[str, Any]
+    method: Method,
+    optimizer: Optimizer,
+    position: Position,
+    course: Mapping[str, Any],
+    update: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state as tensors and a JSON document; `course` is what must be the same when it is restored.
+
+    `update` is what the head's update keeps from step to step.
 
     The tensors are the live ones: write them, or clone them, before the next step.
     """
     tensors = {METHOD + name: tensor.detach() for name, tensor in method.state_dict().items()}
     tensors |= {OPTIMIZER + name: tensor for name, tensor in moments(optimizer).items()}
+    tensors |= {UPDATE + name: tensor.detach() for name, tensor in update.items()}
     if position.loss is not None:
         tensors[LOSS] = position.loss
     return tensors, {"epoch": position.epoch, "step": position.step, "course": dict(course)}
+
+
+def kept_by_update(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the head's update kept, of a captured state."""
+    return {name.removeprefix(UPDATE): tensor for name, tensor in tensors.items() if name.startswith(UPDATE)}
 
 
 def restore(

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -76,6 +77,10 @@ class Precision:
         """The type of the products inside autocast; None where autocast is off."""
         return torch.bfloat16 if self.name == "bf16" else None
 
+    def autocasting(self, device: torch.device) -> AbstractContextManager[None]:
+        """Autocast to that type on a device, or off."""
+        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
 
 def choose_precision(
     asked: PrecisionName, method: Method, sample: Views, labels: Tensor | None, *, budget: float = 3.0
@@ -138,9 +143,13 @@ def timed_step(method: Method, precision: Precision, views: Views, labels: Tenso
 
 def loss_of(method: Method, views: Views, labels: Tensor | None, precision: Precision) -> tuple[Tensor, Tensor]:
     """The loss (a scalar) and z (V, B, D): the network under the chosen autocast, the loss in float32 without it."""
-    device = views.crops[0].device.type
-    with torch.autocast(device, dtype=precision.autocast, enabled=precision.autocast is not None):
+    with precision.autocasting(views.crops[0].device):
         z = method(views, labels)
-    with torch.autocast(device, enabled=False):
-        z = z.float()
+    return cost_of(method, z, labels)
+
+
+def cost_of(method: Method, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What z (V, B, D) costs, without autocast, and z itself: in float32, or in float64 where it is."""
+    with torch.autocast(z.device.type, enabled=False):
+        z = z if z.dtype == torch.float64 else z.float()
         return method.loss(z, labels), z
