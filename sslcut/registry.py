@@ -291,6 +291,7 @@ BENCHES = Registry(
         "startup": "sslcut.bench.startup:startup",
         "views": "sslcut.bench.views:views",
         "step": "sslcut.bench.step:step",
+        "updates": "sslcut.bench.updates:updates",
         "epoch": "sslcut.bench.epoch:epoch",
         "features": "sslcut.bench.features:features",
         "files": "sslcut.bench.files:files",

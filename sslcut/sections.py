@@ -146,9 +146,12 @@ class Train(Section):
     The learning rate rises from `start_lr` to the optimiser's over the warm-up, then falls to `end_lr`; neither of the
     two is scaled with the batch. That of `constant_lr`, parts of the head, stays as the optimiser has it. `online`
     probes the layers while they train.
+
+    `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
     """
 
     epochs: Whole = 20
+    match: Literal["steps", "compute"] = "steps"
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Annotated[Choice, Chosen(OPTIMISERS)]
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sslcut.atomic import cache_folder
-from sslcut.bench import epoch, features, files, step, views
+from sslcut.bench import epoch, features, files, step, updates, views
 from sslcut.bench.contest import Contender, Contest
 from sslcut.bench.setting import Setting
 from sslcut.data.images import ArrayImages
@@ -194,6 +194,7 @@ def test_the_users_cache_is_left_alone(tmp_path, monkeypatch):
 PARTS = {
     "views": views.views,
     "step": step.step,
+    "updates": updates.updates,
     "epoch": epoch.epoch,
     "features": features.features,
     "files": files.files,
@@ -203,6 +204,7 @@ PARTS = {
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_yields_contests_that_sslcut_leads_and_all_can_enter(monkeypatch, name):
     monkeypatch.setitem(step.CASES, "cpu", [step.Case("tiny", TINY, 16, 4)])
+    monkeypatch.setattr(updates, "CASE", step.Case("tiny", TINY, 16, 4))
     monkeypatch.setattr(files, "BACKBONE", TINY_VIT)
     monkeypatch.setattr(files, "SIZE", 32)
     for contest in PARTS[name](Setting("cpu", scale=0.02)):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import test_methods
 import torch
 from cli import sslcut, tiny
 from hypothesis import given, settings
@@ -11,13 +12,17 @@ from hypothesis import strategies as st
 from test_loop import PLAN, Kept, images_of, method_of, run, same, weights
 from test_methods import views_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from sslcut.errors import InputError, SslcutError, UsageError
 from sslcut.events import Warn
 from sslcut.methods.making import check_fit
+from sslcut.model.teacher import Teacher
 from sslcut.names import part_of
 from sslcut.recipe import load
 from sslcut.registry import METHODS, UPDATES
+from sslcut.render import curves
 from sslcut.training import inner as inner_module
 from sslcut.training.hypergradient import (
     Rule,
@@ -31,7 +36,9 @@ from sslcut.training.hypergradient import (
 )
 from sslcut.training.inner import HeadLoss, untouched
 from sslcut.training.loop import Epoch
-from sslcut.training.updates import head_of
+from sslcut.training.optim import build_optimizer
+from sslcut.training.passes import beside_joint, matched, work_of
+from sslcut.training.updates import Engine, head_of, options_of
 from sslcut.training.world import Precision
 
 SECOND_ORDER = [name for name in UPDATES if UPDATES.literal(name, "second_order", False)]
@@ -212,12 +219,18 @@ def test_hutchinsons_signs_give_a_diagonal_matrixs_mean_eigenvalue_exactly():
 # What each update does to the network
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("mode", MODES, ids=label)
+def allowed():
+    """Every update's defaults with every method that check_fit lets have it, and variants with a few."""
+    for mode in MODES[1:]:
+        few = METHODS if len(mode) == 1 else ["moco_v2", "simclr", "supervised", "trex"]
+        for name in few:
+            if name not in STOPPING or mode["name"] not in SECOND_ORDER:
+                yield pytest.param(name, mode, id=f"{name}-{label(mode)}")
+
+
+@pytest.mark.parametrize(("name", "mode"), allowed())
 def test_every_method_trains_with_every_update_that_it_allows(name, mode):
-    plain = mode.get("then", mode)["name"] if isinstance(mode.get("then", mode), dict) else mode["then"]
-    if name in STOPPING and plain in SECOND_ORDER:
-        pytest.skip("refused by check_fit, which another test holds")
+    plain = mode["then"]["name"] if "then" in mode else "joint" if mode["name"] == "reset" else mode["name"]
     method = method_of(name)
     backbone, head = split(method)
     plan = updated(mode, epochs=1, batch_size=8)
@@ -244,8 +257,7 @@ def test_alternating_lowers_the_inner_loss_on_its_batch():
         assert figures[0]["head_passes"] == (4 if inner == "same" else 5)
 
 
-@pytest.mark.parametrize("name", ["simclr", "byol", "trex"])
-@pytest.mark.parametrize("inner", ["same", "held_out"])
+@pytest.mark.parametrize(("name", "inner"), [("simclr", "same"), ("byol", "held_out"), ("trex", "held_out")])
 def test_running_statistics_are_those_of_joint_where_no_weight_moves(name, inner):
     still = {"name": "sgd", "lr": 0.0}
     joint, other, moving = method_of(name), method_of(name), method_of(name)
@@ -331,6 +343,65 @@ def test_a_held_out_batch_needs_two_an_epoch():
     assert "train.batch_size to 14" in caught.value.faults[0].hint
 
 
+# What a step costs
+
+
+class Counter(TorchDispatchMode):
+    """Sums what torch's own table says of each operation, backward passes included."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@pytest.mark.parametrize("mode", MODES[:10], ids=label)
+def test_a_steps_operations_are_those_of_torchs_own_counter(mode):
+    crops, counted = [{"count": 2, "size": 16}], []
+    options = {key: option.default for key, option in UPDATES.options(mode["name"]).items()}
+    full = {**options, **mode, **({"then": {"name": "joint"}} if mode["name"] == "reset" else {})}
+    for update in ({"name": "joint"}, full):
+        method = test_methods.method_of("vicreg", width=64)
+        optimizer = build_optimizer(method.named_parameters(), {"name": "sgd", "lr": 0.0}, 256, "none")
+        engine = Engine(method.train(), optimizer, PLAN.precision)
+        moved = UPDATES.load(update["name"])(engine, **options_of(update))
+        batch = views_of(normal(2, 8, 3, 16, 16).float())
+        with Counter() as counter:
+            moved.step(batch, None, 0.5, (batch, None) if moved.held_out else None)
+        counted.append(counter.total)
+    expected = beside_joint(full, work_of(method, crops, 16, 8))
+    if mode["name"] == "implicit":  # whose conjugate gradients may be done, or stopped, before the last
+        assert 0.5 * expected < counted[1] / counted[0] < 1.03 * expected
+    else:
+        assert counted[1] / counted[0] == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_work_of_a_method_is_counted_without_touching_it(name):
+    method = method_of(name).train()
+    before = weights(method)
+    small, large = (work_of(method, [{"count": 2, "size": 16}], 16, batch) for batch in (8, 16))
+    assert same(before, weights(method)) and method.training and method.progress == 0.0
+    assert large.backbone == 2 * small.backbone and large.head >= 2 * small.head > 0
+    assert (small.constant_backbone > 0) == any(isinstance(each, Teacher) for each in method.modules())
+
+
+@pytest.mark.parametrize(("match", "epochs", "warmup"), [("steps", 20, 2), ("compute", 13, 1.3)])
+def test_equal_compute_takes_epochs_away_from_a_costlier_update(match, epochs, warmup):
+    train = matched({"match": match, "epochs": 20, "warmup_epochs": 2}, 1.5)
+    assert (train["epochs"], train["warmup_epochs"]) == (epochs, pytest.approx(warmup))
+    assert matched({"match": match, "epochs": 0, "warmup_epochs": 2}, 1.5)["epochs"] == 0
+
+
+def test_the_reports_training_figure_draws_the_heads_losses_by_epoch():
+    done = [event.numbers() for event in run(method_of(), updated("alternating")) if isinstance(event, Epoch)]
+    (figure,) = curves.training(done)
+    assert "loss before the head's steps, loss after them" in figure.title.lower()
+
+
 # What does not fit
 
 
@@ -377,10 +448,8 @@ def test_the_update_of_a_reset_is_checked_as_one_itself():
             document(f"head.update={wrong}")
 
 
-def test_the_command_line_trains_with_an_inner_loop_and_refuses_what_does_not_fit(tmp_path):
-    some = tiny("head.update={name: alternating, steps: 2, inner: held_out}", "stages=[pretrain]")
+def test_the_command_line_trains_with_an_inner_loop_at_equal_compute(tmp_path):
+    some = tiny("head.update={name: alternating, steps: 2, inner: held_out}", "train.epochs=2", "train.match=compute")
     done = sslcut("pretrain", *some, "-o", "run", cwd=tmp_path)
-    assert done.returncode == 0 and " inner " in done.stderr, done.stderr
+    assert done.returncode == 0 and " inner " in done.stderr and "so 1 epoch" in done.stderr, done.stderr
     assert '"backbone_gradient"' in (tmp_path / "run/metrics.jsonl").read_text()
-    done = sslcut("pretrain", *tiny("model.projector=null", "head.update=frozen"), "-o", "other", cwd=tmp_path)
-    assert done.returncode == 2 and "hint" in done.stderr and not (tmp_path / "other").exists()

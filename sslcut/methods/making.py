@@ -11,6 +11,7 @@ from sslcut.data.opening import Opened, class_task, class_task_name, learnt
 from sslcut.errors import UsageError
 from sslcut.methods.base import Method, enough
 from sslcut.model.build import build
+from sslcut.model.chain import Chain
 from sslcut.names import HEAD_PARTS
 from sslcut.registry import METHODS, UPDATES
 
@@ -88,14 +89,22 @@ def make_method(document: Mapping[str, Any], opened: Opened) -> tuple[Method, Te
 
     Raises InputError where a method that learns from labels would see what the probe later tests on.
     """
-    options = dict(document["method"])
-    kind = METHODS.load(options.pop("name"))
     torch.manual_seed(document["seed"])
     chain = build(model_document(document, class_count(document["method"], opened.train)))
-    if kind.needs_classes:
-        options["classes"] = len(task_of(document["method"], opened.train).classes)
-    method: Method = kind(chain, **options)
+    counted = counts_classes(document["method"])
+    classes = len(task_of(document["method"], opened.train).classes) if counted else None
+    method = method_on(chain, document["method"], classes)
     return method, labels_for(document["method"], opened) if method.uses_labels else None
+
+
+def method_on(chain: Chain, chosen: Mapping[str, Any], classes: int | None) -> Method:
+    """The method that a recipe's `method` section describes, on a network; `classes` only where it asks for them."""
+    options = {key: value for key, value in chosen.items() if key != "name"}
+    kind = METHODS.load(chosen["name"])
+    if kind.needs_classes:
+        options["classes"] = classes
+    method: Method = kind(chain, **options)
+    return method
 
 
 def uses_labels(method: Mapping[str, Any]) -> bool:

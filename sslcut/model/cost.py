@@ -45,7 +45,7 @@ def costs(chain: Chain, size: int) -> list[BlockCost]:
     x = torch.zeros(BATCH, 3, size, size, device="cpu")
     rows = []
     for name, _, block in chain.items():
-        with torch.no_grad(), _Counter() as counter:
+        with torch.no_grad(), Counter() as counter:
             x = _with_zeros(block, x)
         channels, spatial = (x.shape[1], x.shape[2:]) if x.ndim == 4 else (x.shape[-1], x.shape[1:-1])
         parameters = sum(parameter.numel() for parameter in block.parameters())
@@ -62,12 +62,15 @@ def _with_zeros(block: nn.Module, x: Tensor) -> Tensor:
 _KEPT = (F.linear, torch.conv2d, F.scaled_dot_product_attention, F.batch_norm, F.layer_norm, F.gelu)
 
 
-class _Counter(TorchFunctionMode):
-    """Counts the operations of the products inside it; torch's own counter agrees, but brings the compiler too."""
+class Counter(TorchFunctionMode):
+    """Counts the operations of the products inside it; torch's own counter agrees, but brings the compiler too.
+
+    `flops` are all of them, `recorded` those where autograd was on; `kept` are the numbers that a backward pass needs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = self.kept = 0
+        self.flops = self.recorded = self.kept = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -75,13 +78,18 @@ class _Counter(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func in _KEPT:
             self.kept += out.numel()
-        if func is F.linear:
-            self.flops += 2 * out.numel() * args[0].shape[-1]
-        elif func is torch.conv2d:
-            self.flops += 2 * out.numel() * prod(args[1].shape[1:])
-        elif func in PRODUCTS:
-            self.flops += 2 * out.numel() * args[0].shape[-1]
-        elif func is F.scaled_dot_product_attention:
-            tokens, width = args[1].shape[-2:]  # keys (…, T, D); once for the scores, once for the sum of the values
-            self.flops += 2 * 2 * prod(args[0].shape[:-1]) * tokens * width
+        count = _operations(func, args, out)
+        self.flops += count
+        self.recorded += count * torch.is_grad_enabled()
         return out
+
+
+def _operations(func: Callable[..., Any], args: Sequence[Any], out: Any) -> int:
+    if func is F.linear or func in PRODUCTS:
+        return int(2 * out.numel() * args[0].shape[-1])
+    if func is torch.conv2d:
+        return int(2 * out.numel() * prod(args[1].shape[1:]))
+    if func is F.scaled_dot_product_attention:
+        tokens, width = args[1].shape[-2:]  # keys (…, T, D); once for the scores, once for the sum of the values
+        return int(2 * 2 * prod(args[0].shape[:-1]) * tokens * width)
+    return 0

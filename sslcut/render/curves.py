@@ -31,7 +31,14 @@ COSTS = {
     "parameters": ("parameters (thousand)", 1e-3),
     "seconds_per_1000": ("seconds per 1000 images", 1.0),
 }
-CURVES = {"loss": "loss", "rank": "rank", "lr": "learning rate"}
+CURVES = {
+    "loss": "loss",
+    "inner_before": "loss before the head's steps",
+    "inner_after": "loss after them",
+    "backbone_gradient": "backbone's gradient",
+    "rank": "rank",
+    "lr": "learning rate",
+}
 EPOCHS = {
     "field": "epoch", "type": "quantitative", "scale": {"zero": False, "nice": False},
     "axis": {"title": "epoch", "tickMinStep": 1, "grid": False, "tickCount": 5},

@@ -28,6 +28,7 @@ from sslcut.methods.making import (
     labels_for,
     labels_told,
     make_method,
+    method_on,
     model_document,
     plain_update,
     second_order,
@@ -35,7 +36,7 @@ from sslcut.methods.making import (
     uses_labels,
     views_of,
 )
-from sslcut.model.build import blueprint, settled
+from sslcut.model.build import blueprint, build, settled
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.model.network import Input
@@ -50,6 +51,7 @@ from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
 from sslcut.training.estimate import BYTES, memory
 from sslcut.training.online import Online, asked_taps, online_of
+from sslcut.training.passes import beside_joint, matched, passes_of, work_of
 from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
@@ -155,6 +157,15 @@ def plan(recipe: Recipe, device: torch.device) -> Generator[Event, None, int]:
     parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
     yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
     yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
+    if (update := document["head"]["update"])["name"] != "joint":
+        taken = passes_of(update)
+        method = method_on(build(settled(model)), document["method"], classes)
+        ratio = beside_joint(update, work_of(method, document["views"]["crops"], size, train["batch_size"]))
+        train = matched(train, ratio)
+        yield Plan(
+            f"head: {update['name']}, {taken.backbone} passes of the backbone and {taken.head} of the head, "
+            f"{ratio:.2f} × the operations of joint"
+        )
     steps = Sampler(images, train["batch_size"], document["seed"]).steps * train["epochs"] if images else None
     told = "as many steps as the data gives" if steps is None else f"{steps:,} steps"
     length = f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}, {told}"
@@ -178,6 +189,7 @@ class _Training:
         self.threads = use_threads(options.threads or stored.get("threads"))
         self.given_precision = stored.get("precision") or options.precision
         self.started = time.monotonic()
+        self.cost: float | None = None  # of a step beside one of `joint`, where that is another
 
     def run(self) -> Generator[Event, None, Step]:
         """Train and write; yields what happens and returns the step that was done."""
@@ -190,6 +202,7 @@ class _Training:
         opened = as_published(opened, document["model"]["backbone"])
         method, labels = make_method(document, opened)
         need_space(self.directory.path, method)
+        yield from self.weigh(method, input_of(document, opened).size)
         if told := labels_told(document, opened):
             yield Note(told)
         if method.caution:
@@ -229,6 +242,18 @@ class _Training:
         seconds = round(time.monotonic() - self.started, 2)
         return Step("pretrain", FILE, identity, self.key, [], seconds, now(), metrics)
 
+    def weigh(self, method: Method, size: int) -> Iterator[Event]:
+        """Note what the head's update costs beside `joint`, and give it as many epochs as the recipe's `match` asks."""
+        document, update = self.document, self.document["head"]["update"]
+        if update["name"] == "joint":
+            return
+        work = work_of(method, document["views"]["crops"], size, document["train"]["batch_size"])
+        self.cost = beside_joint(update, work)
+        train = matched(document["train"], self.cost)
+        self.document = {**document, "train": train}
+        fewer = f", so {train['epochs']} epochs" if train["epochs"] != document["train"]["epochs"] else ""
+        yield Note(f"a step of `{update['name']}` takes {self.cost:.2f} × the operations of one of joint{fewer}")
+
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
         """The run's stored precision where it is resumed, or the one decided for it, else the recipe's."""
         if self.given_precision is not None and not second_order(plain_update(self.document)):
@@ -263,7 +288,8 @@ class _Training:
             yield event
         last = records[-1] if records else {}
         seen = Sampler(len(images), how.batch_size, how.seed)  # what an epoch's last batch leaves over is not seen
-        return {**last, "epochs": how.epochs, "images": how.epochs * seen.steps * seen.batch}
+        cost = {} if self.cost is None else {"cost_beside_joint": round(self.cost, 4)}
+        return {**last, **cost, "epochs": how.epochs, "images": how.epochs * seen.steps * seen.batch}
 
     def entry(self, history: list[dict[str, Any]], precision: Precision) -> dict[str, Any]:
         """This training's entry in the checkpoint's history."""
@@ -273,6 +299,7 @@ class _Training:
             "options": {
                 "method": document["method"]["name"],
                 "data": document["data"]["name"],
+                "update": document["head"]["update"]["name"],
                 "epochs": document["train"]["epochs"],
                 "seed": document["seed"],
             },

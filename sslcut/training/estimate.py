@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sslcut.methods.base import Method
+from sslcut.methods.making import method_on
 from sslcut.model.build import build, unmade
 from sslcut.model.cost import costs
-from sslcut.registry import METHODS
 
 MOMENTS = {"adamw": 2}  # numbers that an optimiser keeps for each weight; the others keep one
 BYTES = 4  # of a float32
@@ -46,9 +46,5 @@ def gigabytes(count: int) -> str:
 
 
 def _shapes_of(chosen: Mapping[str, Any], model: Mapping[str, Any], classes: int) -> Method:
-    options = {key: value for key, value in chosen.items() if key != "name"}
-    kind = METHODS.load(chosen["name"])
-    if kind.needs_classes:
-        options["classes"] = classes
     with unmade():
-        return kind(build(model), **options)
+        return method_on(build(model), chosen, classes)
