@@ -62,7 +62,8 @@ def contender(method: SimCLR, images: Tensor, update: Mapping[str, Any], name: s
     size = images.shape[-1]
     cost = beside_joint(chosen, work_of(method, [{"count": 2, "size": size}], size, images.shape[1] // 2))
     work = partial(moved.step, batch, None, 0.5, (other, None) if moved.held_out else None)
-    return Contender(name, work, "sslcut", check=lambda _: {"operations beside joint": cost})
+    note = told(update) if name == "sslcut" else ""
+    return Contender(name, work, "sslcut", note, lambda _: {"operations beside joint": cost})
 
 
 def laid_out(images: Tensor) -> Tensor:

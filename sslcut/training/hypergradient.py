@@ -6,8 +6,8 @@ its minimum, ∂outer/∂φ is 0 and all three functions agree (the envelope the
 an inner loop that has not converged makes them differ.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class Rule:
 class Found:
     """φ and its momenta after the steps, detached; the inner loss `before` them and the outer one after, with its z.
 
-    `slopes` are the gradient by x. `passes` counts the head's passes, a product with its Hessian as one; `curvature` is
-    0 where the conjugate gradients met negative curvature, which ends them, else 1.
+    `slopes` are the gradient by x. `passes` counts the head's passes, a product with its Hessian as one; `facts` are
+    more figures worth logging.
     """
 
     values: Tensors
@@ -47,7 +47,7 @@ class Found:
     z: Tensor
     slopes: Tensors
     passes: int
-    curvature: float | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 def alternating(
@@ -83,7 +83,8 @@ def implicit(
 ) -> Found:
     """∂outer/∂x − ∂²inner/∂x∂φ (H + λ)⁻¹ ∂outer/∂φ at φ after its steps, H = ∂²inner/∂φ².
 
-    λ is `damping` times the mean eigenvalue of H, at least `floor`. The system is solved by conjugate gradients.
+    λ is `damping` times the mean eigenvalue of H, at least `floor`, and more where H is met to be negative: `conjugate`
+    solves the system, and the facts tell the λ it came to and whether that is the one it began with.
     """
     values, momenta, before = descent(inner, values, momenta, rule)
     opened = tuple(value.requires_grad_() for value in values)
@@ -96,12 +97,13 @@ def implicit(
         return grad(slopes, opened, direction, retain_graph=True, materialize_grads=True)
 
     shift = max(floor, damping * mean_eigenvalue(curved, opened, generator)) if damping else floor
-    solution, steps, convex = conjugate(curved, aim, shift)
+    solution, steps, damped = conjugate(curved, aim, shift)
     mixed = grad(slopes, x, solution, materialize_grads=True)
     passes = rule.steps + 2 + (PROBES if damping else 0) + steps
     corrected = tuple(a - b for a, b in zip(direct, mixed, strict=True))
     values = tuple(value.detach() for value in opened)
-    return Found(values, momenta, before, loss.detach(), z.detach(), corrected, passes, float(convex))
+    facts = {"damping": damped, "positive_curvature": float(damped == shift)}
+    return Found(values, momenta, before, loss.detach(), z.detach(), corrected, passes, facts)
 
 
 def descent(
@@ -135,30 +137,30 @@ def mean_eigenvalue(
     return total / PROBES / size
 
 
-def conjugate(product: Callable[[Tensors], Tensors], aim: Tensors, shift: float) -> tuple[Tensors, int, bool]:
-    """v of (H + shift) v = `aim`, how many products with H it took, and whether every curvature met was positive.
+def conjugate(product: Callable[[Tensors], Tensors], aim: Tensors, shift: float) -> tuple[Tensors, int, float]:
+    """v of (H + shift) v = `aim`, how many products with H it took, and the shift that it came to.
 
-    Along a direction of negative curvature there is no minimum to step to: v stays as it was before. Where the first
-    direction, `aim` itself, is one, v is the step along it whose length the curvature's size gives.
+    Away from its minimum a loss also curves downwards, and v would aim at a maximum there. Where a direction does, the
+    shift becomes twice its curvature's size, and v is begun anew.
     """
-    solution = tuple(torch.zeros_like(t) for t in aim)
-    residual = direction = aim
-    left = start = float(dot(aim, aim))
-    for step in range(1, LARGEST + 1):
+    start = float(dot(aim, aim))
+    solution, residual, direction, left = plus(aim, aim, -1.0), aim, aim, start
+    for step in range(LARGEST):
         if left <= CLOSE**2 * start:
-            return solution, step - 1, True
-        image = tuple(a + shift * b for a, b in zip(product(direction), direction, strict=True))
-        curvature = float(dot(direction, image))
-        if curvature <= 0:
-            if step == 1 and curvature < 0:
-                solution = scaled(direction, left / -curvature)
-            return solution, step, False
-        length = left / curvature
+            return solution, step, shift
+        image = product(direction)
+        curvature, size = float(dot(direction, image)), float(dot(direction, direction))
+        if curvature + shift * size <= 0:
+            shift = max(2 * shift, -2 * curvature / size)
+            solution, residual, direction, left = plus(aim, aim, -1.0), aim, aim, start
+            continue
+        length = left / (curvature + shift * size)
         solution = plus(solution, direction, length)
-        residual = plus(residual, image, -length)
+        residual = plus(residual, plus(image, direction, shift), -length)
         before, left = left, float(dot(residual, residual))
         direction = plus(residual, direction, left / before)
-    return solution, LARGEST, True
+    begun = residual is not aim
+    return solution if begun else plus(aim, aim, 1 / shift - 1), LARGEST, shift
 
 
 def dot(a: Tensors, b: Tensors) -> Tensor:
@@ -169,8 +171,3 @@ def dot(a: Tensors, b: Tensors) -> Tensor:
 def plus(a: Tensors, b: Tensors, factor: float) -> Tensors:
     """a + factor · b."""
     return tuple(x + factor * y for x, y in zip(a, b, strict=True))
-
-
-def scaled(a: Tensors, factor: float) -> Tensors:
-    """factor · a."""
-    return tuple(factor * x for x in a)

@@ -25,7 +25,8 @@ from sslcut.training.state import HINT
 from sslcut.training.updates import Batch, Engine, Update, head_of
 from sslcut.training.world import Precision, cost_of
 
-VANISHED = 0.01  # of the first epoch's gradient of the backbone
+VANISHED = 0.01  # of the first epoch's gradient of the backbone,
+FITTED = 0.5  # where the head's steps leave less than that of the loss: together they tell an over-fitted head
 MOMENTUM, FIGURE, FIRST = "momentum.", "figure.", "first gradient"
 
 
@@ -136,9 +137,7 @@ class Apart(Update):
     def note(self, found: Found) -> None:
         """Add to the epoch's figures what the gradient of θ, before any clipping, came out as."""
         slopes = [p.grad for p in self.engine.parameters() if p.grad is not None]
-        self.add(steps=1, backbone_gradient=torch.stack(list(torch._foreach_norm(slopes))).norm())
-        if found.curvature is not None:
-            self.add(positive_curvature=found.curvature)
+        self.add(steps=1, backbone_gradient=torch.stack(list(torch._foreach_norm(slopes))).norm(), **found.facts)
 
     def add(self, **figures: Tensor | float) -> None:
         """Add to the sums of the epoch's figures, which stay where they were computed."""
@@ -154,7 +153,8 @@ class Apart(Update):
         gradient, first = told["backbone_gradient"], self.first.item()
         if not first:
             self.first = torch.tensor(gradient, dtype=torch.float64)
-        was, self.warned = self.warned, gradient < VANISHED * first
+        fitted = told["inner_after"] < FITTED * told["inner_before"]
+        was, self.warned = self.warned, fitted and gradient < VANISHED * first
         return told, "" if was or not self.warned else (
             f"the gradient of the backbone is {gradient:.2g}, it was {first:.2g} in the first epoch: the head may fit "
             "each batch too well (fewer head.update.steps, a lower head.update.lr or inner: held_out can help)"
@@ -229,7 +229,8 @@ class Unrolled(Apart):
 class Implicit(Apart):
     """As `alternating`, but the backbone's gradient is that of a head which follows its minimum.
 
-    It takes conjugate gradients with the head's Hessian, to which `damping` times its mean eigenvalue is added.
+    It takes conjugate gradients with the head's Hessian, to which `damping` times its mean eigenvalue is added, and
+    more where the head's loss curves downwards.
     """
 
     second_order = True
