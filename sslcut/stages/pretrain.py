@@ -331,7 +331,8 @@ def decided(
     What takes second derivatives takes float32, without being measured.
     """
     asked, batch = document["train"]["precision"], document["train"]["batch_size"]
-    asked = "float32" if second_order(plain_update(document)) else asked
+    if second_order(plain_update(document)):
+        asked = "float32"
     device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
 
     def measure() -> Precision:
