@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from sslcut.data.samplers import Sampler
 from sslcut.errors import InputError, SslcutError, UsageError
 from sslcut.events import Warn
 from sslcut.methods.making import check_fit
@@ -345,6 +346,26 @@ def test_a_backbone_whose_gradient_vanishes_is_warned_of_once(monkeypatch):
     events = list(run(method_of(), updated("alternating")))
     warned = [event.text for event in events if isinstance(event, Warn) and "gradient" in event.text]
     assert len(warned) == 1 and "after epoch 2" in warned[0] and "held_out" in warned[0]
+
+
+@pytest.mark.parametrize(("momentum", "alike"), [(0.0, True), (0.9, False)])
+def test_the_momentum_of_the_head_goes_on_from_batch_to_batch_unless_it_is_reset(momentum, alike):
+    ends = []
+    for fresh in (False, True):
+        method = method_of()
+        update = {"name": "alternating", "steps": 2, "momentum": momentum, "reset_inner_state": fresh}
+        list(run(method, updated(update, epochs=1)))
+        ends.append(weights(method))
+    assert same(*ends) == alike
+
+
+def test_the_held_out_batch_is_the_one_before_in_the_epoch():
+    sampler = Sampler(30, 8, seed=1)
+    batches = list(sampler.epoch(2))
+    for start in (0, 2):
+        before = list(sampler.before(2, start))
+        expected = [*batches[-1:], *batches[:-1]][start:]
+        assert len(before) == len(expected) and all(map(torch.equal, before, expected))
 
 
 def test_a_held_out_batch_needs_two_an_epoch():
