@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sslcut.errors import UsageError
-from sslcut.events import Event, Note, Result
-from sslcut.inputs import UNCUT, Given, find_checkpoint, from_stdin
+from sslcut import asked
+from sslcut.events import Event
+from sslcut.inputs import UNCUT, find_checkpoint, from_stdin
 from sslcut.libraries import check_named
 from sslcut.names import is_named
 from sslcut.options import Options
 from sslcut.screen import Screen, ending
 
 if TYPE_CHECKING:
-    from sslcut.recipe import Recipe
+    pass
 
 app = typer.Typer(
     name="sslcut",
@@ -99,7 +99,7 @@ def pretrain(
 
     Example: sslcut pretrain --set train.epochs=2 --set 'method={name: vicreg}'
     """
-    chosen = _one_run(_recipe(_either(source, recipe), sets, data, seed), "pretrain")
+    chosen = asked.one_run(asked.chosen_recipe(asked.either(source, recipe), sets, data, seed), "pretrain")
     from sslcut.stages import pretrain as stage
 
     return stage.run(chosen, Options(out, device, threads, force, dry_run))
@@ -126,9 +126,9 @@ def guillotine(
     """
     from sslcut.stages import guillotine as stage
 
-    given = find_checkpoint(_fed(source), _run_directory(recipe), UNCUT)
+    given = find_checkpoint(_fed(source), asked.run_directory(recipe), UNCUT)
     options = stage.Options(at, task, within, readout, keep_norm, out, force, dry_run)
-    return _noted(given.note, stage.run(given, options))
+    return asked.noted(given.note, stage.run(given, options))
 
 
 @command
@@ -155,13 +155,13 @@ def resize(
     from sslcut import header
     from sslcut.stages import resize as stage
 
-    given = find_checkpoint(_fed(source), _run_directory(recipe), UNCUT)
-    stored = _stored(header.read(given.checkpoint).document, recipe, given)
-    chosen = _recipe(recipe, None, data, seed, stored)
+    given = find_checkpoint(_fed(source), asked.run_directory(recipe), UNCUT)
+    stored = asked.stored_recipe(header.read(given.checkpoint).document, recipe, given)
+    chosen = asked.chosen_recipe(recipe, None, data, seed, stored)
     wanted = stage.asked(chosen, width, init, shortcut)
     known = recipe is not None or data is not None or stored is not None  # else its data would be another's
     options = stage.Options(out, force, dry_run)
-    return _noted(given.note, stage.run(given, wanted, options, chosen if known else None))
+    return asked.noted(given.note, stage.run(given, wanted, options, chosen if known else None))
 
 
 @command
@@ -183,17 +183,17 @@ def probe(
     """
     source = _fed(source)
     if source is not None and is_named(source):
-        chosen = _one_run(_recipe(recipe, sets, data, seed), "probe")
+        chosen = asked.one_run(asked.chosen_recipe(recipe, sets, data, seed), "probe")
         options = Options(out, device, threads, force, dry_run)
-        return _brought(source, _run_directory(recipe, sets), chosen, options)
-    given = find_checkpoint(source, _run_directory(recipe, sets))
+        return asked.brought(source, asked.run_directory(recipe, sets), chosen, options)
+    given = find_checkpoint(source, asked.run_directory(recipe, sets))
     from sslcut import header
 
-    stored = _stored(header.read(given.checkpoint).document, recipe, given)
-    chosen = _one_run(_recipe(recipe, sets, data, seed, stored), "probe")
+    stored = asked.stored_recipe(header.read(given.checkpoint).document, recipe, given)
+    chosen = asked.one_run(asked.chosen_recipe(recipe, sets, data, seed, stored), "probe")
     from sslcut.stages import probe as stage
 
-    return _noted(given.note, stage.run(given, chosen, Options(out, device, threads, force, dry_run)))
+    return asked.noted(given.note, stage.run(given, chosen, Options(out, device, threads, force, dry_run)))
 
 
 @command
@@ -216,7 +216,7 @@ def report(
     given = [Path(path) for path in paths or []]
     if given == [Path("-")] or (not given and stdin_is_fed()):
         given = [Path(path_of(line)) for line in stdin_lines("results", _tell)]
-    return (stage.plan if dry_run else stage.run)(given or [_run_directory(recipe)], out, title)
+    return (stage.plan if dry_run else stage.run)(given or [asked.run_directory(recipe)], out, title)
 
 
 @command
@@ -239,7 +239,7 @@ def run(
 
     Example: sslcut run
     """
-    chosen = _recipe(_either(source, recipe), sets, data, seed)
+    chosen = asked.chosen_recipe(asked.either(source, recipe), sets, data, seed)
     from sslcut import study
 
     return study.run(chosen, Options(out, device, threads, force, dry_run, jobs))
@@ -259,7 +259,7 @@ def inspect(
     Example: sslcut inspect runs/default/pretrain.safetensors
     """
     if data:
-        chosen = _recipe(_either(source, recipe), sets, None, seed)
+        chosen = asked.chosen_recipe(asked.either(source, recipe), sets, None, seed)
         from sslcut.stages import draw
 
         return draw.run(chosen, out or Path("views.png"))
@@ -269,8 +269,8 @@ def inspect(
     if source is not None and is_named(source):
         check_named(source)
         return stage.named(source)
-    given = find_checkpoint(source, _run_directory(recipe))
-    return _noted(given.note, stage.run(given))
+    given = find_checkpoint(source, asked.run_directory(recipe))
+    return asked.noted(given.note, stage.run(given))
 
 
 @command
@@ -288,8 +288,8 @@ def export(
     """
     from sslcut.stages import export as stage
 
-    given = find_checkpoint(_fed(source), _run_directory(recipe))
-    return _noted(given.note, stage.run(given, stage.Options(to, out, force, dry_run)))
+    given = find_checkpoint(_fed(source), asked.run_directory(recipe))
+    return asked.noted(given.note, stage.run(given, stage.Options(to, out, force, dry_run)))
 
 
 @command
@@ -311,7 +311,7 @@ def import_(
     from sslcut.stages import importing as stage
 
     fed = stage.Fed(size, stage.colour("--mean", mean), stage.colour("--std", std))
-    return stage.run(source, stage.Options(arch, branch, fed, out, _run_directory(None), force, dry_run))
+    return stage.run(source, stage.Options(arch, branch, fed, out, asked.run_directory(None), force, dry_run))
 
 
 @command
@@ -364,73 +364,12 @@ def recipes(
         raise typer.Exit(code)
 
 
-def _either(argument: str | None, option: str | None) -> str | None:
-    if argument is not None and option is not None and argument != option:
-        raise UsageError(f"two recipes are given: {argument} and {option}", hint="give one")
-    return argument if argument is not None else option
-
-
-def _recipe(
-    source: str | None,
-    sets: list[str] | None,
-    data: Path | None,
-    seed: int | None,
-    stored: dict[str, Any] | None = None,
-) -> "Recipe":
-    """The recipe that the options mean: `source`, else the one stored in the checkpoint, else `default`."""
-    from sslcut import recipe as room
-
-    if source is None and stored is not None:
-        return room.load_stored(stored, sets or (), seed=seed, folder=data)
-    return room.load(source, sets or (), seed=seed, folder=data)
-
-
-def _stored(document: dict[str, Any], recipe: str | None, given: Given) -> dict[str, Any] | None:
-    """The recipe in a checkpoint, with the run directory's absolute paths where it is that directory's own."""
-    from sslcut.recipe import rooted
-
-    stored: dict[str, Any] | None = document.get("recipe")
-    return dict(rooted(stored, given.checkpoint.parent)) if recipe is None and stored is not None else stored
-
-
-def _one_run(recipe: "Recipe", stage: str) -> "Recipe":
-    from sslcut.sweep import refuse_sweep
-
-    refuse_sweep(recipe, stage)
-    return recipe
-
-
-def _run_directory(recipe: str | None, sets: list[str] | None = None) -> Path:
-    named = [each for each in sets or () if each.partition("=")[0].strip() == "name"]
-    return Path("runs") / ("default" if recipe is None and not named else _recipe(recipe, named, None, None).name)
-
-
 def _fed(source: str | None) -> str | None:
     return from_stdin(source, _tell)
 
 
 def _tell(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _brought(name: str, directory: Path, chosen: "Recipe", options: Options) -> Iterator[Event]:
-    """Import a named model into the run directory, unless it is there, and probe it."""
-    from sslcut.stages import importing
-
-    brought = importing.Options(directory=directory, dry_run=options.dry_run)
-    importing.check(name, brought)
-    file = importing.named_file(name, directory)
-    yield from (event for event in importing.run(name, brought) if not isinstance(event, Result))
-    if file.exists():
-        from sslcut.stages import probe as stage
-
-        yield from stage.run(Given(file), chosen, options)
-
-
-def _noted(note: str, events: Iterator[Event]) -> Iterator[Event]:
-    if note:
-        yield Note(note)
-    yield from events
 
 
 def main() -> None:

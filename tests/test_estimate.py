@@ -7,8 +7,8 @@ from sslcut.model.build import build
 from sslcut.model.cost import costs
 from sslcut.recipe import load
 from sslcut.registry import METHODS
-from sslcut.stages.pretrain import plan
 from sslcut.training.estimate import gigabytes, memory
+from sslcut.training.outlook import plan
 
 SMALL = ["model.backbone={name: resnet10, width: 8, stem: small}", "train.batch_size=32"]
 

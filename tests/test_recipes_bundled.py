@@ -10,9 +10,9 @@ from sslcut.methods.making import check_fit
 from sslcut.recipe import load
 from sslcut.registry import METHODS
 from sslcut.schedules import scaled_lr
-from sslcut.stages import pretrain
 from sslcut.study.one import check_places
 from sslcut.sweep import cells
+from sslcut.training.outlook import plan
 
 NAMES = list(room.bundled())
 
@@ -65,7 +65,7 @@ def counts_classes(name):
 
 @pytest.mark.parametrize("name", FULL_SCALE)
 def test_a_full_scale_recipe_is_planned_here_its_data_a_listed_absence(name):
-    said = [event.line() for event in pretrain.plan(load(name), torch.device("cpu"))]
+    said = [event.line() for event in plan(load(name), torch.device("cpu"))]
     *warnings, network, memory, training = said
     assert [line.partition(":")[0] for line in (network, memory, training)] == ["network", "memory", "training"]
     assert warnings[0].startswith("warning: the data is not here") and len(warnings) == 1 + counts_classes(name)

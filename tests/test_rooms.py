@@ -12,7 +12,7 @@ ORDER = [
     "errors", "registry", "names", "libraries", "events", "options", "fingerprint", "schedules", "interrupts",
     "provenance", "atomic", "marked", "yamltext", "merge", "draft", "choices", "claims", "sections", "faults",
     "bundled", "recipe", "sweep", "rundir", "inputs", "header", "answers", "data", "model", "methods",
-    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "rows", "screen",
+    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "asked", "rows", "screen",
     "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))

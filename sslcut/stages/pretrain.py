@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +14,26 @@ from torch import Tensor
 from sslcut import checkpoint, header
 from sslcut.atomic import write_text
 from sslcut.data.images import Images, describe
-from sslcut.data.opening import Opened, open_data, view_maker
+from sslcut.data.opening import open_data, view_maker
 from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
-from sslcut.errors import AbsentError, InputError, MachineError, UsageError
+from sslcut.errors import InputError, MachineError, UsageError
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.methods.base import Method
 from sslcut.methods.making import (
     check_fit,
     class_count,
-    counts_classes,
-    labels_for,
     labels_told,
     make_method,
-    method_on,
     model_document,
     plain_update,
     second_order,
-    task_of,
-    uses_labels,
     views_of,
 )
-from sslcut.model.build import blueprint, build, settled
+from sslcut.model.build import blueprint, settled
 from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
-from sslcut.model.network import Input
-from sslcut.model.published import about
 from sslcut.model.shortcut import changed
 from sslcut.model.teacher import Teacher
 from sslcut.names import READOUTS, is_named, part_of
@@ -49,11 +42,11 @@ from sslcut.provenance import versions
 from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
-from sslcut.training.estimate import BYTES, memory
-from sslcut.training.online import Online, asked_taps, online_of
-from sslcut.training.passes import beside_joint, matched, passes_of, work_of
-from sslcut.training.remember import remembered
-from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
+from sslcut.training.online import Online, online_of
+from sslcut.training.outlook import plan
+from sslcut.training.passes import beside_joint, matched, work_of
+from sslcut.training.prepared import as_published, decided, input_of
+from sslcut.training.world import Precision, choose_device, use_threads
 
 FILE = "pretrain.safetensors"
 STATE_COPIES = 3  # of the weights, in a state: themselves and up to two moments
@@ -119,63 +112,6 @@ def done_already(directory: RunDir, key: str) -> Step | None:
     if state is not None:
         raise UsageError(f"{directory.path / 'state'} holds the interrupted training of another recipe", hint=hint)
     return None
-
-
-def plan(recipe: Recipe, device: torch.device) -> Generator[Event, None, int]:
-    """What training by the recipe would do: data, network, steps; data that is not here is a warning.
-
-    Returns about how many bytes its checkpoint will have; 0 where the network is not here.
-    """
-    document = recipe.dump()
-    train, classes, images = document["train"], 2, absent_images(document["data"])
-    size = document["views"]["crops"][0]["size"] or document["data"].get("size") or 224
-    try:
-        opened = yield from open_data(document["data"], document["seed"])
-    except AbsentError as absent:
-        yield Warn(f"the data is not here: {absent}")
-        if counts_classes(document["method"]):
-            yield Warn("how many classes there are only the data can tell: 2 are counted")
-    else:
-        if uses_labels(document["method"]):
-            labels_for(document["method"], opened)
-        view_maker(views_of(document), opened, document["seed"])
-        size, images = input_of(document, opened).size, len(opened.train)
-        if counts_classes(document["method"]):
-            classes = len(task_of(document["method"], opened.train).classes)
-        yield Plan(f"data: {describe(opened.dataset)}")
-    model = model_document(document, classes)
-    if model["backbone"].get("pretrained"):
-        yield Warn(f"the weights of {model['backbone']['name']} are fetched by its library when the training starts")
-    try:
-        blocks = costs(blueprint(model), size)
-    except AbsentError as absent:
-        yield Warn(f"the network is not here: {absent}")
-        return 0
-    if train["online"] is not None:
-        taps = asked_taps(train["online"]["layers"], [block.name for block in blocks])
-        yield Plan(f"online probes: {', '.join(taps)}")
-    parameters, flops = sum(b.parameters for b in blocks), sum(b.flops for b in blocks)
-    yield Plan(f"network: {len(blocks)} blocks, {parameters:,} parameters, {flops / 1e6:,.1f} million FLOPs an image")
-    yield Plan(f"memory: {memory(document, model, size, classes)} at batch {train['batch_size']}")
-    if (update := document["head"]["update"])["name"] != "joint":
-        taken = passes_of(update)
-        method = method_on(build(settled(model)), document["method"], classes)
-        ratio = beside_joint(update, work_of(method, document["views"]["crops"], size, train["batch_size"]))
-        train = matched(train, ratio)
-        yield Plan(
-            f"head: {update['name']}, {taken.backbone} passes of the backbone and {taken.head} of the head, "
-            f"{ratio:.2f} × the operations of joint"
-        )
-    steps = Sampler(images, train["batch_size"], document["seed"]).steps * train["epochs"] if images else None
-    told = "as many steps as the data gives" if steps is None else f"{steps:,} steps"
-    length = f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}, {told}"
-    yield Plan(f"training: {document['method']['name']}, {length}, on {device}")
-    return BYTES * parameters
-
-
-def absent_images(data: Mapping[str, Any]) -> int | None:
-    """How many images a recipe means to train on, of data that is not here: `data.train` less what validates."""
-    return round(data["train"] * (1 - data["validation"])) if data.get("train") else None
 
 
 class _Training:
@@ -311,41 +247,6 @@ class _Training:
         }
 
 
-def arithmetic(recipe: Recipe, options: Options) -> Generator[Event, None, Precision]:
-    """The precision that the recipe's training would choose here; nothing is trained."""
-    device, document = choose_device(options.device), recipe.dump()
-    check_fit(document)
-    use_threads(options.threads)
-    opened = yield from open_data(document["data"], document["seed"])
-    opened = as_published(opened, document["model"]["backbone"])
-    method, labels = make_method(document, opened)
-    views = view_maker(views_of(document), opened, document["seed"])
-    return decided(document, method.to(device), opened.train, labels, views)
-
-
-def decided(
-    document: Mapping[str, Any], method: Method, images: Images, labels: Tensor | None, views: ViewMaker
-) -> Precision:
-    """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch.
-
-    What takes second derivatives takes float32, without being measured.
-    """
-    asked, batch = document["train"]["precision"], document["train"]["batch_size"]
-    if second_order(plain_update(document)):
-        asked = "float32"
-    device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
-
-    def measure() -> Precision:
-        sample = views(images.read(views.shown(first, 0)).to(device), first.to(device), 0)
-        given = labels[first].to(device) if labels is not None else None
-        return choose_precision(asked, method, sample, given)
-
-    if asked != "auto":
-        return measure()
-    task = {key: document[key] for key in ("model", "method", "views")}
-    return remembered({**task, "batch": len(first), "size": images.size}, device, measure)
-
-
 def need_space(folder: Path, method: Method) -> None:
     """Raise MachineError, before any work, where the disk has no room for the checkpoint and two states."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in method.state_dict().values())
@@ -355,20 +256,6 @@ def need_space(folder: Path, method: Method) -> None:
             f"{folder} has {free / 1e6:,.1f} MB free, checkpoint and state to resume from take {needed / 1e6:,.1f}",
             hint="free some space, or write elsewhere with --out",
         )
-
-
-def as_published(opened: Opened, backbone: Mapping[str, Any]) -> Opened:
-    """The data, normalised as a pretrained backbone was when its library trained it."""
-    if not backbone.get("pretrained"):
-        return opened
-    told = about(backbone["name"])
-    return replace(opened, mean=told.mean, std=told.std)
-
-
-def input_of(document: Mapping[str, Any], opened: Opened) -> Input:
-    """What the network will expect: the global crops' size, and the training images' statistics."""
-    size = document["views"]["crops"][0]["size"] or opened.dataset.train.size
-    return Input(size, opened.mean, opened.std)
 
 
 def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[dict[str, Any]]]:

@@ -20,10 +20,10 @@ from sslcut.interrupts import Terminated, raise_for
 from sslcut.options import Options
 from sslcut.recipe import load_stored
 from sslcut.rundir import RunDir
-from sslcut.stages import pretrain
 from sslcut.study.one import one
 from sslcut.study.outcome import layer_of
 from sslcut.study.wire import packed, packed_fault
+from sslcut.training import prepared
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def _code(job: dict[str, Any], told: TextIO) -> int:
 def _events(job: dict[str, Any]) -> Iterator[Event]:
     recipe, options = load_stored(job["recipe"]), Options(**job["options"])
     if job["follows"] is None:
-        precision = yield from pretrain.arithmetic(recipe, options)
+        precision = yield from prepared.arithmetic(recipe, options)
         yield Result("", asdict(precision))
         return
     for event in one(recipe, options, RunDir(Path(job["directory"])), job["follows"]):

@@ -13,6 +13,7 @@ from sslcut.stages import pretrain
 from sslcut.study.one import check_places
 from sslcut.study.sharing import Work
 from sslcut.training.estimate import gigabytes
+from sslcut.training.outlook import plan as plan_training
 from sslcut.training.world import choose_device
 
 
@@ -72,7 +73,7 @@ def _training(recipe: Recipe, options: Options) -> Generator[Event, None, "_Told
     """The lines of a training's plan, and about how many bytes its checkpoint will have."""
     check_fit(recipe.dump())
     lines: list[Event] = []
-    planning = pretrain.plan(recipe, choose_device(options.device))
+    planning = plan_training(recipe, choose_device(options.device))
     while True:
         try:
             event = next(planning)
