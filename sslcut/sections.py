@@ -147,7 +147,8 @@ class Train(Section):
     two is scaled with the batch. That of `constant_lr`, parts of the head, stays as the optimiser has it. `online`
     probes the layers while they train.
 
-    `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
+    `clip_gradient` is the largest norm of the gradient, with `clip_each` of each parameter's own, as DINO's authors
+    have it. `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
     """
 
     epochs: Whole = 20
@@ -162,6 +163,7 @@ class Train(Section):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     clip_gradient: Positive | None = None
+    clip_each: bool = False
     state_every: Positive = 60.0
     online: Online | None = None
 
@@ -207,7 +209,7 @@ class Probe(Section):
     pixels: bool = True
     fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     scale: Literal["standard", "raw"] = "standard"
-    controls: tuple[Literal["pca", "concat", "raw"], ...] = ()
+    controls: tuple[Literal["pca", "concat", "raw"], ...] = ("pca",)
     common_width: Count | None = None
     shifts: Literal["all"] | tuple[Annotated[Choice, Chosen(SHIFTS)], ...] = ()
     bootstrap: Annotated[int, Field(ge=2)] = 1000

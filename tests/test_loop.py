@@ -224,6 +224,17 @@ def test_progress_is_told_by_the_clock(monkeypatch):
     assert not [e for e in run(method_of()) if isinstance(e, Progress)]
 
 
+def test_each_parameters_gradient_is_clipped_by_itself_where_that_is_asked_for(monkeypatch):
+    norms = []
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self: norms.extend(p.grad.norm() for g in self.param_groups for p in g["params"]),
+    )
+    list(run(method_of(), replace(PLAN, clip=0.01, clip_each=True)))
+    assert torch.stack(norms).max() <= 0.01 * 1.001 and sum(norm > 0.0099 for norm in norms) > 9
+
+
 def test_a_gradient_is_clipped_to_the_asked_norm(monkeypatch):
     norms = []
     monkeypatch.setattr(

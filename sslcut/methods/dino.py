@@ -27,7 +27,7 @@ class DINO(Method):
             "prototypes": {"count": 1024, "unit": True},
         },
         "views": {"policy": "dino", "crops": [{"count": 2, "scale": [0.2, 1.0]}]},
-        "train": {"optimizer": {"name": "adamw", "lr": 0.002}, "clip_gradient": 3.0},
+        "train": {"optimizer": {"name": "adamw", "lr": 0.002}, "clip_gradient": 3.0, "clip_each": True},
     }
 
     centre: Tensor

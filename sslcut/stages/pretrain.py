@@ -312,6 +312,7 @@ def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precis
         end_lr=train["end_lr"],
         constant_lr=train["constant_lr"],
         clip=train["clip_gradient"],
+        clip_each=train["clip_each"],
         compile=train["compile"],
         state_every_seconds=train["state_every"],
     )

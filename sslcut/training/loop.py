@@ -47,8 +47,9 @@ COLLAPSED = 0.05  # of the rank that a batch of z could have
 class Plan:
     """How to train, everything decided: `optimizer` is `{"name": …, **options}` with its lr at batch 256.
 
-    `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient. The
-    learning rate comes from `start_lr` and goes to `end_lr`, but for the head's parts in `constant_lr`.
+    `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient, or
+    with `clip_each` of each parameter's. The learning rate comes from `start_lr` and goes to `end_lr`, but for the
+    head's parts in `constant_lr`.
     `compile` hands the method to torch.compile, which costs a minute before the first step.
     """
 
@@ -65,6 +66,7 @@ class Plan:
     end_lr: float = 0.0
     constant_lr: Collection[str] = ()
     clip: float | None = None
+    clip_each: bool = False
     compile: bool = False
     state_every_seconds: float = 60.0
 
@@ -158,7 +160,9 @@ class _Run:
             constant=lambda name: name.startswith(constant),
         )
         per_epoch = self.sampler.steps
-        engine = Engine(method, self.optimizer, plan.precision, plan.clip, plan.epochs * per_epoch, per_epoch)
+        engine = Engine(
+            method, self.optimizer, plan.precision, plan.clip, plan.clip_each, plan.epochs * per_epoch, per_epoch
+        )
         self.update: Update = UPDATES.load(plan.update["name"])(engine, **options_of(plan.update))
         if self.update.held_out and per_epoch < 2:
             raise InputError(

@@ -29,14 +29,15 @@ Batch = tuple[Views, Tensor | None]
 class Engine:
     """What every update is made of: a loss, and a descent along its gradient.
 
-    `clip` is the largest norm of the whole gradient, None for any; `steps` are those of the whole training, and
-    `epoch_steps` of an epoch.
+    `clip` is the largest norm of the whole gradient, or with `clip_each` of each parameter's; None for any. `steps` are
+    those of the whole training, and `epoch_steps` of an epoch.
     """
 
     method: Method
     optimizer: Optimizer
     precision: Precision
     clip: float | None = None
+    clip_each: bool = False
     steps: int = 1
     epoch_steps: int = 1
 
@@ -54,7 +55,9 @@ class Engine:
         """Move the optimiser's parameters one step down the gradients that they hold."""
         self.method.before_step(progress)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
+            whole = self.parameters()
+            for part in [[each] for each in whole] if self.clip_each else [whole]:
+                nn.utils.clip_grad_norm_(part, self.clip)
         self.optimizer.step()
 
     def parameters(self) -> list[Tensor]:
