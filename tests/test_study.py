@@ -27,6 +27,8 @@ from sslcut.stages import guillotine, pretrain, probe, report
 from sslcut.study import abreast, wire
 from sslcut.study.sharing import arrange
 from sslcut.sweep import cells
+from sslcut.training import prepared
+from sslcut.training.world import Precision
 
 FAST = tiny("data.train=64", "data.test=40", "train.batch_size=32", "probe.layers=[layer4, pool]")
 PROBES = "{seed: [0, 1], probe.probes: [[knn], [linear]]}"
@@ -186,9 +188,9 @@ def test_the_precision_is_decided_once_for_trainings_that_differ_in_numbers_alon
 
     def measured(task, device, measure):
         asked.append(task)
-        return pretrain.Precision("float32", True, {"float32": 1.0 + len(asked)})
+        return Precision("float32", True, {"float32": 1.0 + len(asked)})
 
-    monkeypatch.setattr(pretrain, "remembered", measured)
+    monkeypatch.setattr(prepared, "remembered", measured)
     sweep = "{method.temperature: [0.1, 0.2], views.strength: [0.5, 1.0]}"
     stated = ("train.precision=auto", "stages=[pretrain]")
     *_, result = ran(swept(sweep, *stated), tmp_path)
@@ -196,7 +198,29 @@ def test_the_precision_is_decided_once_for_trainings_that_differ_in_numbers_alon
     assert len(asked) == 1 and found == [found[0]] * 4 and result.text == str(tmp_path)
     ran(swept("{views.strength: [2.0]}", *stated), tmp_path)
     ran(swept("{model.projector.widths: [[8, 4]]}", *stated), tmp_path)
+    assert len(asked) == 1
+    ran(swept("{model.backbone.name: [resnet18]}", *stated), tmp_path)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("order", ["unrolled, joint", "joint, unrolled"])
+def test_one_cell_with_second_derivatives_makes_the_whole_sweep_float32(tmp_path, monkeypatch, order):
+    monkeypatch.setattr(prepared, "remembered", lambda *_: pytest.fail("nothing is to be measured"))
+    ran(swept(f"{{head.update: [{order}]}}", "train.precision=auto", "stages=[pretrain]"), tmp_path)
+    found = [RunDir(path.parent).document()["precision"]["name"] for path in tmp_path.glob("*/run.json")]
+    assert found == ["float32"] * 2
+
+
+def test_a_cell_that_cannot_be_read_where_it_asks_fails_alone(tmp_path):
+    with pytest.raises(SslcutError, match="layer9"):
+        ran(swept("{probe.layers: [[layer9], [layer4], [pool]]}"), tmp_path)
+    assert len(list(tmp_path.glob("*/probe-pretrain.json"))) == 2
+
+
+def test_the_report_is_on_the_cells_of_this_sweep_alone(tmp_path):
+    ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
+    *_, result = ran(swept("{method.temperature: [0.5]}", "train.epochs=0"), tmp_path)
+    assert len(result.numbers["results"]) == 1
 
 
 def test_a_dry_run_tells_cells_trainings_and_each_plan_once(tmp_path):

@@ -218,4 +218,4 @@ class _Resizing:
 
     def sample(self, data: dict[str, Any]) -> dict[str, Any]:
         """The data with no more images than are worth reading here."""
-        return {**data, **{key: min(data[key] or READ, READ) for key in ("train", "test") if key in data}}
+        return {**data, **{key: min(data[key], READ) for key in ("train", "test") if data.get(key)}}

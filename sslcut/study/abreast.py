@@ -36,7 +36,8 @@ class _Crew:
 
     def __init__(self, works: Sequence[Work], options: Options, decisions: Decisions, interrupts: Interrupts) -> None:
         self.works, self.options, self.decisions, self.interrupts = works, options, decisions, interrupts
-        self.threads = max(1, (options.threads or use_threads(None)) // options.jobs)
+        jobs = min(options.jobs, len(works))
+        self.threads = max(1, (options.threads or use_threads(None)) // jobs)
         self.running: dict[Work, Process] = {}
         self.told: Signals | None = None
 
@@ -47,8 +48,7 @@ class _Crew:
             if progress(work) < 2:
                 self.decisions.learn(work)
         for work in [work for work in trains if progress(work) > 0]:
-            kind = self.decisions.kind(work.cell.recipe)
-            if kind is None or kind in self.decisions.known or self.interrupts.pending is not None:
+            if not self.decisions.open(work.cell.recipe) or self.interrupts.pending is not None:
                 continue
             yield row(work, "measuring the precision")
             self.start(work, None)

@@ -51,7 +51,9 @@ class Work:
         """What is measured of which training, as one text; None where nothing is."""
         if self.trains is None or "probe" not in self.cell.recipe.stages:
             return None
-        between = [stage for stage in self.cell.recipe.stages if stage == "resize"]  # what is probed is not the same
+        stages = self.cell.recipe.stages
+        before = stages[: stages.index("probe")]
+        between = [stage for stage in before if stage in ("resize", "guillotine")]  # what is probed is not the same
         sections = [self.cell.recipe.stage_sections(stage) for stage in [*between, "probe"]]
         return json.dumps([self.trains, *sections], sort_keys=True)
 

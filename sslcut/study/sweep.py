@@ -7,32 +7,37 @@ from sslcut.atomic import as_fault
 from sslcut.events import Event, Note, Progress, Result, Stage
 from sslcut.options import Options
 from sslcut.recipe import Recipe
+from sslcut.render.gather import PATTERN
 from sslcut.rundir import RunDir
 from sslcut.stages import pretrain, report
 from sslcut.study import planned
 from sslcut.study.abreast import side_by_side
 from sslcut.study.arithmetic import Decisions
-from sslcut.study.one import one
+from sslcut.study.one import check_places, one
 from sslcut.study.outcome import begins, ended, failed, followed, row
 from sslcut.study.sharing import Work, arrange
 from sslcut.sweep import Cell
+from sslcut.training.world import use_threads
 
 
 def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: RunDir) -> Iterator[Event]:
     """Run every cell, then report on all; raises the first failed cell's fault when all are through."""
-    works = arrange(points, directory, pretrain.key_of)
+    works = arrange(points, directory, _key_of)
     if options.dry_run:
         yield from planned.plan(works, options, directory)
         return
     with directory.lock():
-        decisions = Decisions(directory, options)
+        decisions = Decisions(works, directory, options)
         yield from (row(work, "waiting", state="waiting") for work in sorted(works, key=lambda work: work.number))
         yield from (side_by_side if options.jobs > 1 else _in_turn)(works, options, decisions)
         failures = [work.error for work in sorted(works, key=lambda work: work.number) if work.error is not None]
         result = Result(str(directory.path))
         if len(failures) < len(works) and "report" in recipe.stages:
-            title = recipe.dump()["report"]["title"]
-            for event in report.run([directory.path], directory.path / "report", title, recipe.study):
+            title, told = recipe.dump()["report"]["title"], [work.directory.path for work in works if _measured(work)]
+            if strangers := {path.parent for path in directory.path.glob(f"*/{PATTERN}")} - {*told}:
+                others = f"{len(strangers)} other{'s' * (len(strangers) > 1)}"
+                yield Note(f"the report is on this sweep's cells: `sslcut report {directory.path}` takes in {others}")
+            for event in report.run(told or [directory.path], directory.path / "report", title, recipe.study):
                 if isinstance(event, Result):
                     result = event
                 else:
@@ -42,8 +47,20 @@ def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: Run
     yield result
 
 
+def _measured(work: Work) -> bool:
+    return any(work.directory.path.glob(PATTERN))
+
+
+def _key_of(recipe: Recipe) -> str:
+    """The hash of a cell's training; raises what would keep the cell from beginning it, so that none waits for it."""
+    check_places(recipe)
+    return pretrain.key_of(recipe)
+
+
 def _in_turn(works: Sequence[Work], options: Options, decisions: Decisions) -> Iterator[Event]:
+    threads = use_threads(options.threads)
     for work in works:
+        use_threads(threads)  # a cell that is resumed takes those that it began with
         yield Note(f"cell {work.number} of {len(works)}: {work.name}")
         yield from _alone(work, options, decisions)
 

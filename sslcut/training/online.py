@@ -19,6 +19,7 @@ from sslcut.data.opening import Opened
 from sslcut.data.views import Views, normalise
 from sslcut.errors import InputError, UsageError
 from sslcut.methods.base import Method
+from sslcut.methods.making import plain_update
 from sslcut.metrics.division import asked_tasks
 from sslcut.metrics.layer import defined
 from sslcut.metrics.score import METRICS, values
@@ -201,7 +202,7 @@ def online_of(document: Mapping[str, Any], opened: Opened, method: Method, input
     asked, train = document["train"]["online"], opened.train
     if asked is None:
         return None
-    if document["head"]["update"].get("inner") == "held_out":
+    if plain_update(document).get("inner") == "held_out":
         what = "`train.online` reads the head on the batch before where `head.update` has `inner: held_out`"
         raise UsageError(what, hint="leave one of the two out")
     if not train.tasks:
