@@ -1,5 +1,7 @@
 """The recipes that come with sslcut, found alike in a wheel, an sdist and an editable install."""
 
+import re
+from itertools import takewhile
 from pathlib import Path
 
 from sslcut.errors import UsageError, suggestion
@@ -26,7 +28,7 @@ def bundled_path(name: str) -> Path:
 
 
 def describe(path: Path) -> str:
-    """What a recipe is for: the first line of the comment at its head."""
+    """What a recipe is for: the first sentence of the comment at its head, up to a colon."""
     with path.open(encoding="utf-8") as lines:
-        first = next(lines, "")
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+        head = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
+    return re.split(r"(?<=[.?!:])\s", " ".join(head), maxsplit=1)[0].rstrip(":")

@@ -14,7 +14,7 @@ from scipy import stats
 from sslcut.render import atlas, chart, compare, curves, figures, geometry, words
 from sslcut.render.gather import Found
 from sslcut.render.page import slim
-from sslcut.render.results import Document
+from sslcut.render.results import Document, told_alike
 
 TASKS = {"shape": "class", "hue": "angle"}
 
@@ -140,6 +140,20 @@ def test_recipes_equal_but_for_the_seed_are_one_group(tmp_path):
     found[2].document.recipe["method"] = {"name": "simclr", "temperature": 0.5}
     groups = compare.groups(found, ["a", "b", "c"])
     assert [(one.label, one.seeds) for one in groups] == [("temperature=0.2", 2), ("temperature=0.5", 1)]
+
+
+def test_results_that_chose_two_metrics_for_a_task_are_told_in_one():
+    made = [doc(seed=seed) for seed in (0, 1)]
+    task = next(task for task, metric in made[0].metrics.items() if metric == "accuracy")
+    rows = [row.model_copy(update={"metric": "balanced_accuracy"}) for row in made[1].results if row.task == task]
+    best = [one.model_copy(update={"metric": "balanced_accuracy"} if one.task == task else {}) for one in made[1].best]
+    mixed = [
+        made[0],
+        Document.model_validate({**made[1].model_dump(), "results": [*made[1].results, *rows], "best": best}),
+    ]
+    assert [one.metrics[task] for one in mixed] == ["accuracy", "balanced_accuracy"]
+    assert [one.metrics[task] for one in told_alike(mixed)] == ["balanced_accuracy"] * 2
+    assert told_alike(made) == made
 
 
 def test_over_seeds_validation_chooses_the_layer_and_the_gain_is_paired(tmp_path):

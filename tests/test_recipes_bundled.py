@@ -20,7 +20,9 @@ NAMES = list(room.bundled())
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_recipe_is_sound_and_says_what_it_is_for(name):
     assert load(name).name == name
-    assert len(room.describe(room.bundled_path(name))) > 20
+    told = room.describe(room.bundled_path(name))
+    text = room.bundled_path(name).read_text().replace("\n# ", " ").removeprefix("# ")
+    assert len(told) > 15 and text.startswith(told) and (told[-1] in ".?" or text[len(told)] == ":")
 
 
 @pytest.mark.parametrize("name", NAMES)

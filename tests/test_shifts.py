@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layers import factors, generator, layer, one_fold, tasks_of
 from pictures import photographs
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from test_measure import finish
 from work import done
 
+from sslcut import study
 from sslcut.data import shifts as kinds
 from sslcut.data.elsewhere import folder
 from sslcut.data.images import ArrayImages, Task
@@ -23,6 +26,7 @@ from sslcut.metrics.knn import knn
 from sslcut.metrics.layer import Beside, Fold, Layer
 from sslcut.metrics.linear import linear
 from sslcut.metrics.shifted import Shift, Shifts, shifts
+from sslcut.options import Options
 from sslcut.recipe import load
 from sslcut.registry import SHIFTS
 
@@ -196,7 +200,37 @@ def test_a_row_under_a_shift_has_its_own_validation_and_a_paired_gain(measured):
     assert stem["value"] < clean["value"] and stem["validation"] < clean["validation"] and stem["n"] == clean["n"]
 
 
+def test_a_control_of_width_is_of_the_images_as_they_are():
+    hidden, fold, rows, pool = shifted_layer()
+    *_, stem = shifted_layer("stem", 0.1, "avg")
+    narrow = Layer(
+        "stem", "avg", stem.features[:, :5].clone(), replace(stem.beside, features=stem.beside.features[:, :5])
+    )
+    tasks = {"kind": tasks_of(hidden)["kind"]}
+    images = ArrayImages(torch.zeros(len(rows), 3, 1, 1), {"kind": tasks["kind"].take(rows)})
+    asked = Shifts(images, [Shift("noise:1", pool.beside.validation, pool.beside.test, True)])
+    options = {"reference": ("pool", "vector"), "end": ("pool", "vector"), "bootstrap": 20, "probes": ["linear"]}
+    found, *_ = finish(measure([narrow, pool], tasks, [fold], shifted=asked, controls=["pca"], **options))
+    shifted = [row for row in found["results"] if row["shift"]]
+    assert {row["layer"] for row in shifted} == {"stem", "pool"}
+    assert not any("pca" in row["options"] for row in shifted) and any(
+        "pca=5" in r["options"] for r in found["results"]
+    )
+
+
 # The recipe
+
+
+def test_shifts_of_cross_fitted_images_are_refused_before_anything_is_trained(tmp_path):
+    for kind, colour in (("a", 0), ("b", 200)):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (16, 16), (colour + i, 0, 0)).save(tmp_path / "images" / kind / f"{i}.png")
+    sets = [f"data={{name: folder, root: {tmp_path / 'images'}}}", "probe.shifts=[noise]", "train.epochs=0"]
+    for dry in (True, False):
+        with pytest.raises(UsageError, match="needs a test split"):
+            list(study.run(load("default", sets), Options(out=tmp_path / "run", dry_run=dry)))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 def test_images_without_a_test_split_cannot_be_shifted():

@@ -197,7 +197,7 @@ def test_the_precision_is_decided_once_for_trainings_that_differ_in_numbers_alon
     found = [RunDir(path.parent).document()["precision"] for path in tmp_path.glob("*/run.json")]
     assert len(asked) == 1 and found == [found[0]] * 4 and result.text == str(tmp_path)
     ran(swept("{views.strength: [2.0]}", *stated), tmp_path)
-    ran(swept("{model.projector.widths: [[8, 4]]}", *stated), tmp_path)
+    ran(swept("{model.last_block.width: [8]}", *stated), tmp_path)
     assert len(asked) == 1
     ran(swept("{model.backbone.name: [resnet18]}", *stated), tmp_path)
     assert len(asked) == 2
@@ -213,8 +213,8 @@ def test_one_cell_with_second_derivatives_makes_the_whole_sweep_float32(tmp_path
 
 def test_a_cell_that_cannot_be_read_where_it_asks_fails_alone(tmp_path):
     with pytest.raises(SslcutError, match="layer9"):
-        ran(swept("{probe.layers: [[layer9], [layer4], [pool]]}"), tmp_path)
-    assert len(list(tmp_path.glob("*/probe-pretrain.json"))) == 2
+        ran(swept("{guillotine.at: [layer9, layer3, layer4]}", "stages=[pretrain, guillotine]"), tmp_path)
+    assert len(list(tmp_path.glob("*/pretrain-cut-*.safetensors"))) == 2
 
 
 def test_the_report_is_on_the_cells_of_this_sweep_alone(tmp_path):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 from sslcut.data.samplers import Sampler
 from sslcut.errors import InputError, SslcutError, UsageError
 from sslcut.events import Warn
-from sslcut.methods.making import check_fit
+from sslcut.methods.making import check_fit, check_update
 from sslcut.model.teacher import Teacher
 from sslcut.names import part_of
 from sslcut.recipe import load
@@ -38,7 +38,7 @@ from sslcut.training.hypergradient import (
 from sslcut.training.inner import HeadLoss, untouched
 from sslcut.training.loop import Epoch
 from sslcut.training.optim import build_optimizer
-from sslcut.training.passes import beside_joint, matched, work_of
+from sslcut.training.passes import beside_joint, far_from_matched, matched, work_of
 from sslcut.training.updates import Engine, head_of, options_of
 from sslcut.training.world import Precision
 
@@ -484,3 +484,17 @@ def test_the_command_line_trains_with_an_inner_loop_at_equal_compute(tmp_path):
     done = sslcut("pretrain", *some, "-o", "run", cwd=tmp_path)
     assert done.returncode == 0 and " inner " in done.stderr and "so 1 epoch" in done.stderr, done.stderr
     assert '"backbone_gradient"' in (tmp_path / "run/metrics.jsonl").read_text()
+
+
+def test_whole_epochs_that_come_nowhere_near_the_compute_are_told():
+    train = {"match": "compute", "epochs": 6, "warmup_epochs": 1.0}
+    assert matched(train, 20.0)["epochs"] == 1 and "3.33 ×" in far_from_matched(train, 1, 20.0)
+    assert far_from_matched(train, matched(train, 1.5)["epochs"], 1.5) == ""
+    assert far_from_matched({**train, "match": "steps"}, 6, 20.0) == ""
+
+
+def test_a_reset_without_a_head_is_told_by_its_own_name():
+    document = load("default", ["head.update=reset"]).dump()
+    document["model"]["projector"] = None
+    with pytest.raises(UsageError, match="`head.update: reset` moves the head"):
+        check_update(document)

@@ -43,13 +43,13 @@ def check_update(document: Mapping[str, Any]) -> None:
     method, model, train = document["method"]["name"], document["model"], document["train"]
     if document["head"]["update"]["name"] == "joint":
         return
-    update = plain_update(document)
+    update, outer = plain_update(document), document["head"]["update"]["name"]
     name = update["name"]
     if name == "reset":
         raise UsageError("`head.update.then` is `reset` again", hint="write joint, or what else moves a head")
     parts = [part for part in HEAD_PARTS if (given := model.get(part)) and given.get("widths") != []]
     if not parts and not METHODS.literal(method, "needs_classifier", False):
-        what = f"`head.update: {name}` moves the head by itself, and the network has none"
+        what = f"`head.update: {outer}` moves the head by itself, and the network has none"
         raise UsageError(what, hint="give it a `model.projector`, or write head.update: joint")
     if apart(update) and train["compile"]:
         what = f"`head.update: {name}` runs the head by itself, which `train.compile` does not reach"

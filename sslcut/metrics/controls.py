@@ -69,7 +69,8 @@ def projected(
     are a rotation, which leaves the fit as it is: `own`, the fits of the layer itself, stand there.
     """
     full = layer.features.shape[1]
-    found = [replace(fit, setting=at_width(width)) for width in asked if width >= full for fit in own]
+    alone = [replace(fit, beside=torch.empty(0)) for fit in own]  # as the projected ones have it
+    found = [replace(fit, setting=at_width(width)) for width in asked if width >= full for fit in alone]
     narrow = [width for width in asked if width < full]
     if not narrow:
         return found

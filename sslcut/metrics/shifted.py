@@ -62,6 +62,12 @@ class Shifts:
         return torch.cat([shift.test for shift in self.each])
 
 
+def no_test_split() -> UsageError:
+    """What is wrong where shifts are asked for and the data is cross-fitted."""
+    hint = "give the folder a `test` beside its `train`, or leave `probe.shifts` out"
+    return UsageError("`probe.shifts` needs a test split, and the data has none", hint=hint)
+
+
 def shifts(
     asked: str | Sequence[Mapping[str, Any]], images: Images, folds: Sequence[Fold], numbers: Tensor, seed: int
 ) -> Generator[Event, None, Shifts]:
@@ -70,7 +76,7 @@ def shifts(
     Raises UsageError where there is no test split, or two folders have one name; InputError as `folder` does.
     """
     if len(folds) != 1:
-        raise UsageError("`probe.shifts` needs a test split, and the data has none", hint="data.test: 500")
+        raise no_test_split()
     validation, test = (rows_of(folds, part) for part in ("validation", "test"))
     own, at = torch.cat([validation, test]), 0
     parts: list[Images] = []

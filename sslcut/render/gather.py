@@ -8,14 +8,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from sslcut.errors import InputError
-from sslcut.render.results import Document
+from sslcut.render.results import Document, told_alike
 from sslcut.rundir import RUN_FILE, RunDir, is_shared
 
 PATTERN = "probe-*.json"
@@ -46,7 +46,8 @@ def find(paths: Sequence[Path], kin: Kin) -> list[Found]:
     if not found:
         named = ", ".join(map(str, paths)) or "nothing"
         raise InputError(f"no results in {named}", hint="`sslcut probe CHECKPOINT` makes them")
-    return list(found.values())
+    alike = told_alike([one.document for one in found.values()])
+    return [replace(one, document=document) for one, document in zip(found.values(), alike, strict=True)]
 
 
 def trained_in(folder: Path) -> Path:

@@ -4,7 +4,7 @@ One document is one checkpoint on one data set: rows of scores, label-free measu
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sslcut.answers import controlled
 
 Number = float | None
+PLAIN, BALANCED = "accuracy", "balanced_accuracy"
 VIEWS = "views"  # the shift of rows that say what a layer still knows of how a view was made
 
 
@@ -158,6 +159,7 @@ class Document(_Part):
     history: list[dict[str, Any]] = Field(default_factory=list)
     model: Any = None
     versions: dict[str, Any] = Field(default_factory=dict)
+    told_in: dict[str, str] = Field(default_factory=dict)  # task → metric, where a report tells several results alike
 
     @property
     def data_name(self) -> str:
@@ -177,6 +179,7 @@ class Document(_Part):
             row.task: row.metric for row in reversed(self.results) if not row.joint and row.shift is None
         }  # the first row of a task wins
         chosen |= {best.task: best.metric for best in self.best}
+        chosen |= {task: metric for task, metric in self.told_in.items() if task in chosen}
         order = [*self.tasks, *chosen]
         return {task: chosen[task] for task in dict.fromkeys(order) if task in chosen}
 
@@ -273,3 +276,19 @@ def _shifted_by(name: str, row: Score) -> bool:
 
 def _projected(row: Place) -> bool:
     return isinstance(row, Score) and row.projected
+
+
+def told_alike(documents: Sequence[Document]) -> list[Document]:
+    """The documents with one metric for each task: balanced accuracy where any of them chose that.
+
+    Each result's own labels choose between the two, so that seeds of one recipe may differ, and their mean would be of
+    neither.
+    """
+    chosen: dict[str, set[str]] = {}
+    for document in documents:
+        for task, metric in document.metrics.items():
+            chosen.setdefault(task, set()).add(metric)
+    mixed = {task: BALANCED for task, metrics in chosen.items() if metrics == {PLAIN, BALANCED}}
+    if not mixed:
+        return list(documents)
+    return [Document.model_validate({**document.model_dump(), "told_in": mixed}) for document in documents]

@@ -44,7 +44,7 @@ from sslcut.rundir import RunDir, Step, now
 from sslcut.training import loop
 from sslcut.training.online import Online, online_of
 from sslcut.training.outlook import plan
-from sslcut.training.passes import beside_joint, matched, work_of
+from sslcut.training.passes import beside_joint, far_from_matched, matched, work_of
 from sslcut.training.prepared import as_published, decided, input_of
 from sslcut.training.world import Precision, choose_device, use_threads
 
@@ -107,7 +107,8 @@ def done_already(directory: RunDir, key: str) -> Step | None:
     if state is not None and state[1]["hash"] == key:
         return None  # begun here, with --force where another network stands beside it
     if (directory.path / FILE).exists():
-        whose = "another recipe's, or from other data" if step is None else "not the file that was written"
+        other = "of another recipe, of other data, or of an sslcut whose recipes had other keys"
+        whose = other if step is None else "not the file that was written"
         raise UsageError(f"{directory.path / FILE} exists and is {whose}", hint=hint)
     if state is not None:
         raise UsageError(f"{directory.path / 'state'} holds the interrupted training of another recipe", hint=hint)
@@ -189,6 +190,8 @@ class _Training:
         self.document = {**document, "train": train}
         fewer = f", so {train['epochs']} epochs" if train["epochs"] != document["train"]["epochs"] else ""
         yield Note(f"a step of `{update['name']}` takes {self.cost:.2f} × the operations of one of joint{fewer}")
+        if far := far_from_matched(document["train"], train["epochs"], self.cost):
+            yield Warn(far)
 
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
         """The run's stored precision where it is resumed, or the one decided for it, else the recipe's."""
@@ -283,7 +286,7 @@ def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[di
         last = document["model"].get("last_block") or {}
         if not changed(last):
             raise
-        hint = f"it was resized: write `model.last_block: {{width: {last['width']}, shortcut: {last['shortcut']}}}`"
+        hint = f"its last block is another: write `model.last_block: {json.dumps(last)}`"
         raise InputError(error.faults[0].what, place=path, hint=hint) from error
     yield Note(f"starting from {path}" + (f", {len(fresh)} tensors of the head drawn anew" if fresh else ""))
     return list(document["history"])

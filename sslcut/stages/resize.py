@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslcut import header
 from sslcut.atomic import make_folder
-from sslcut.errors import InputError, UsageError, suggestion
+from sslcut.errors import AbsentError, InputError, UsageError, suggestion
 from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.header import Header
 from sslcut.inputs import Given
@@ -210,7 +210,7 @@ class _Resizing:
                 first, second = (self.network.normalised(part) for part in parts)
                 if count:
                     return first, second, f"images of `{document['data']['name']}`"
-            except InputError as error:
+            except AbsentError as error:
                 yield Warn(f"the data is not here, so random images are taken: {error}")
         draw = torch.Generator().manual_seed(self.width.seed)
         drawn = torch.rand(2, min(IMAGES, 16), 3, size, size, generator=draw)

@@ -1,14 +1,17 @@
 """A recipe's stages in order, each on what the one before wrote; those of a sweep's cell, with what siblings did."""
 
 from collections.abc import Collection, Generator, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sslcut import answers, claims, header
+from sslcut.data.opening import open_data
+from sslcut.errors import AbsentError
 from sslcut.events import Event, Plan, Result, Stage, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.methods.making import model_document
+from sslcut.metrics.shifted import no_test_split
 from sslcut.model.build import blueprint
 from sslcut.model.widths import resized
 from sslcut.names import resolve
@@ -30,6 +33,7 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
     stages = [stage for stage in recipe.stages if follows is None or stage != "report"]
     if "pretrain" in stages:
         check_places(recipe)
+        yield from _check_data(recipe)
     with nullcontext() if options.dry_run else directory.lock():
         given: Given | None = None
         result: Result | None = None
@@ -42,6 +46,16 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
             yield Stage(stage, done=True)
     if result is not None and not options.dry_run:
         yield result
+
+
+def _check_data(recipe: Recipe) -> Iterator[Event]:
+    """Raise UsageError, before the network is trained, for shifts of data that has no test split."""
+    document = recipe.dump()
+    if "probe" in recipe.stages and document["probe"]["shifts"]:
+        with suppress(AbsentError):  # which the training tells, and a plan lists
+            opened = yield from open_data(document["data"], document["seed"])  # it stays open for the training
+            if opened.dataset.test is None:
+                raise no_test_split()
 
 
 def _taken_over(stage: str, recipe: Recipe, directory: RunDir, given: Given | None) -> Iterator[Event]:

@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from sslcut.errors import SslcutError
+from sslcut.errors import InputError, SslcutError
 from sslcut.events import Event, Note
 from sslcut.recipe import Recipe
 from sslcut.rundir import RUN_FILE, RunDir, is_shared, now
@@ -114,8 +115,9 @@ def take_over(directory: RunDir, stage: str, key: str) -> Iterator[Event]:
     if own is not None and not is_shared(own):
         return
     for file in sorted(directory.path.parent.glob(f"*/{RUN_FILE}")):
-        sibling = RunDir(file.parent)
-        step = sibling.find(stage, key)
+        sibling, step = RunDir(file.parent), None
+        with suppress(InputError):  # a damaged one has nothing to share, and its own cell says so
+            step = sibling.find(stage, key)
         if step is not None and not is_shared(step) and not file.parent.samefile(directory.path):
             output = os.path.relpath(sibling.output(step), directory.path)
             directory.record(replace(step, output=output, seconds=0.0, finished=now()))

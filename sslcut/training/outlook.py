@@ -25,7 +25,7 @@ from sslcut.model.cost import costs
 from sslcut.recipe import Recipe
 from sslcut.training.estimate import BYTES, memory
 from sslcut.training.online import asked_taps
-from sslcut.training.passes import beside_joint, matched, passes_of, work_of
+from sslcut.training.passes import beside_joint, far_from_matched, matched, passes_of, work_of
 from sslcut.training.prepared import input_of
 
 USUAL = 224  # pixels a side, where neither the recipe nor the data says
@@ -103,4 +103,7 @@ def _head(
         f"head: {update['name']}, {taken.backbone} passes of the backbone and {taken.head} of the head, "
         f"{ratio:.2f} × the operations of joint"
     )
-    return matched(train, ratio)
+    fitted = matched(train, ratio)
+    if far := far_from_matched(train, fitted["epochs"], ratio):
+        yield Warn(far)
+    return fitted

@@ -18,6 +18,7 @@ from sslcut.training.hypergradient import LARGEST, PROBES
 STEP = 3  # passes of a step of the head: forward, back to the weights, back to the inputs
 THROUGH = 6  # passes back through such a step: each of its products is one of two factors in two more
 FEW = 2  # images whose pass is counted
+CLOSE = 0.1  # of the compute asked for
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,16 @@ def work_of(method: Method, crops: Sequence[Mapping[str, Any]], size: int, batch
 def beside_joint(update: Mapping[str, Any], work: Work) -> float:
     """The operations of a step, as a multiple of one of `joint`."""
     return work.of(passes_of(update)) / work.of(Passes(3, 3))
+
+
+def far_from_matched(train: Mapping[str, Any], epochs: int, ratio: float) -> str:
+    """How near so many epochs come to the compute of the recipe's own under `joint`; empty within a tenth of it."""
+    share = epochs * ratio / train["epochs"] if train["epochs"] else 1.0
+    if train["match"] == "steps" or abs(share - 1) <= CLOSE:
+        return ""
+    return (
+        f"{epochs} epochs are {share:.2f} × the compute of {train['epochs']} under joint: whole epochs come no nearer"
+    )
 
 
 def matched(train: Mapping[str, Any], ratio: float) -> dict[str, Any]:
