@@ -177,7 +177,7 @@ class Train(Section):
 class Viewed(Section):
     """The views under which measures of invariance read every network: so many of each of some test images.
 
-    Without a `policy` it is the one that the network was trained with, as published, at this `strength` of it.
+    Without a `policy` it is SimCLR's, whatever a network was trained with, at this `strength` of it.
     """
 
     images: Annotated[int, Field(ge=2)] = 1024

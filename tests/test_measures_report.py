@@ -14,7 +14,7 @@ TANGENTS = {"tangent": 0.8, "tangent_random": 0.25, "tangent_random_sd": 0.01, "
 
 def doc(tmp_path=None):
     plain = report_data.document(tasks={"shape": "class"})
-    plain["recipe"] = report_data.RECIPE | {"probe": {"viewed": {"strength": 0.5}}}
+    plain["viewed"] = {"policy": {"name": "simclr", "hue": 0.2}, "strength": 0.5, "images": 1024, "views": 16}
     for name in VIEWED:
         plain["measures"] += [
             {**report_data.place(layer), "measure": name, "value": None if name == "lidar" and i == 0 else 0.5 - i / 20}
@@ -33,7 +33,7 @@ def test_each_group_of_measures_has_its_figure_and_sensitivity_one_of_its_own():
     for figure in drawn.values():
         assert vl_convert.vegalite_to_svg(figure.spec, config=chart.theme())
     assert "At the reference pool it is 0.25" in drawn["sensitivity-by-layer"].alt
-    assert "strength 0.5" in drawn["sensitivity-by-layer"].caption
+    assert "Views are of simclr at strength 0.5, whatever" in drawn["sensitivity-by-layer"].caption
     assert {row["measure"] for row in drawn["views-by-layer"].spec["data"]["values"]} == {"LiDAR", "RankMe of views"}
 
 
@@ -54,3 +54,15 @@ def test_measures_are_explained_in_a_clause_each_and_rankme_alone_is_not(tmp_pat
     assert geometry.explained(Document.model_validate(report_data.document() | {"measures": []})) == ()
     section = {one.name: one for one in report([Found(tmp_path, doc())]).parts[0].sections}["measures"]
     assert told in section.prose and len(section.figures) == 4 and len(section.tables) == 4
+
+
+def test_several_results_warn_where_networks_were_read_under_different_views(tmp_path):
+    def under(**views):
+        seen = doc().viewed.model_copy(update=views)
+        return Found(tmp_path, doc().model_copy(update={"viewed": seen}))
+
+    same, other, more = under(), under(policy={"name": "byol"}), under(views=8)
+    assert not any("different views" in note for note in report([same, under()]).notes)
+    [told] = [note for note in report([same, other]).notes if "different views" in note]
+    assert "simclr at strength 0.5 and byol at strength 0.5" in told
+    assert any("of which some option or number differs" in note for note in report([same, more]).notes)

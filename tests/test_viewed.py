@@ -9,11 +9,12 @@ from cli import sslcut, tiny
 from test_extract import CPU, SMALL, drawn
 from work import done
 
+from sslcut.data.policies import simclr
 from sslcut.errors import UsageError
 from sslcut.metrics.extract import Taps, estimate_batchnorm, taps
 from sslcut.metrics.handed import Sight, handed
 from sslcut.metrics.store import Store
-from sslcut.metrics.viewed import EPOCH, reference_views, viewed
+from sslcut.metrics.viewed import EPOCH, reference_views, resolved, viewed
 from sslcut.model.build import build
 from sslcut.model.network import Input, Network
 from sslcut.registry import MEASURES
@@ -33,7 +34,7 @@ def network():
 def read(network, images, folder, *, memory=10**9, batch=256, seed=0):
     source = Taps(network, taps(network, network.names, ["avg"]), CPU)
     source.batch = batch
-    maker = reference_views(ASKED, "simclr", size=16, seed=seed)
+    maker = reference_views(ASKED, size=16, seed=seed)
     store = Store(3 * len(ROWS), list(source.widths.values()), memory, folder)
     try:
         return done(viewed(source, images, ROWS, maker, store=store, device=CPU)), store
@@ -44,7 +45,7 @@ def read(network, images, folder, *, memory=10**9, batch=256, seed=0):
 def test_each_layer_has_what_the_network_gives_for_each_view(network, tmp_path):
     images = drawn(20)
     found, _ = read(network, images, tmp_path)
-    made = reference_views(ASKED, "simclr", size=16, seed=0)(images.read(ROWS), ROWS, EPOCH).crops[0]  # (V, B, …)
+    made = reference_views(ASKED, size=16, seed=0)(images.read(ROWS), ROWS, EPOCH).crops[0]  # (V, B, …)
     with torch.inference_mode():
         plain = network.features(made[1], [("pool", "vector")])["pool", "vector"]
     mine = next(layer.features for layer in found.layers if layer.name == "pool").unflatten(0, (-1, 3))[:, 1]
@@ -68,25 +69,25 @@ def test_features_of_views_keep_to_the_memory_that_is_left(network, tmp_path):
     assert max(apart) < 1e-2
 
 
-def test_the_reference_policy_is_the_networks_own_by_name_or_simclr():
-    assert reference_views(ASKED, "byol", size=16, seed=0).policy.solarise == (0.0, 0.1)
-    for trained in ("none", None):
-        assert reference_views(ASKED, trained, size=16, seed=0).policy.brightness == 0.4
+def test_the_reference_policy_is_simclrs_or_the_one_that_the_recipe_names():
+    assert reference_views(ASKED, size=16, seed=0).policy == simclr().at(0.5)
+    assert reference_views({**ASKED, "policy": {"name": "byol"}}, size=16, seed=0).policy.solarise == (0.0, 0.1)
     asked = {**ASKED, "policy": {"name": "simclr", "hue": 0.0}}
-    assert reference_views(asked, "byol", size=16, seed=0).policy.hue == 0
+    assert reference_views(asked, size=16, seed=0).policy.hue == 0
+    assert resolved(asked)["policy"] == resolved(ASKED)["policy"] | {"hue": 0.0}
     with pytest.raises(UsageError):
-        reference_views({**asked, "policy": {"name": "simclr", "hue": 2.0}}, None, size=16, seed=0)
+        reference_views({**asked, "policy": {"name": "simclr", "hue": 2.0}}, size=16, seed=0)
 
 
 def test_nothing_is_read_where_no_measure_wants_it(network, tmp_path):
     sight = Sight(network, ("pool", "vector"), None, ROWS, tmp_path, CPU)
-    found = done(handed(MEASURES.wants("rankme"), sight, None, ASKED, trained="simclr", seed=0, memory=7))
+    found = done(handed(MEASURES.wants("rankme"), sight, None, ASKED, seed=0, memory=7))
     assert (found.viewed, found.nearby, found.head, found.memory) == (None, None, None, 7)
 
 
 def test_the_head_is_compared_with_weak_views_of_the_reference_alone(network, tmp_path):
     sight = Sight(network, ("pool", "vector"), drawn(20), ROWS, tmp_path, CPU)
-    found = done(handed(MEASURES.wants("tangent"), sight, None, ASKED, trained="simclr", seed=0, memory=10**6))
+    found = done(handed(MEASURES.wants("tangent"), sight, None, ASKED, seed=0, memory=10**6))
     assert found.head is not None and found.viewed is None and found.nearby is not None
     assert [layer.name for layer in found.nearby.layers] == ["pool"] and found.memory < 10**6
     assert found.nearby.drawn["brightness"].sub(1).abs().max() <= 0.08
@@ -95,11 +96,15 @@ def test_the_head_is_compared_with_weak_views_of_the_reference_alone(network, tm
 def test_a_probe_measures_everything_that_is_registered(tmp_path):
     asked = ["stages=[pretrain, probe]", "train.epochs=0", "probe.probes=[]", "probe.readouts=[avg, grid2]"]
     asked += [f"probe.measures=[{', '.join(MEASURES)}]", "probe.viewed={images: 40, views: 4, exact: false}"]
+    asked += ["views.policy=byol"]  # the reference policy is another
     made = sslcut("run", *tiny(*asked), "-o", "out", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "views: 4 of each of 40 images at strength 0.5" in made.stderr
     [path] = Path(tmp_path, "out").glob("probe-*.json")
-    rows = json.loads(path.read_text())["measures"]
+    results = json.loads(path.read_text())
+    rows, under = results["measures"], results["viewed"]
+    assert (under["policy"]["name"], under["policy"]["hue"]) == ("simclr", 0.2)
+    assert (under["strength"], under["views"]) == (0.5, 4)
     places = {name: {row["layer"] for row in rows if row["measure"] == name} for name in MEASURES}
     assert len({(row["layer"], row["readout"], row["measure"]) for row in rows}) == len(rows)
     assert places["sensitivity"] == places["rankme"] >= {"stem", "pool", "projector.1"}

@@ -55,19 +55,17 @@ def handed(
     source: Source,
     asked: Mapping[str, Any],
     *,
-    trained: str | None,
     seed: int,
     memory: int,
 ) -> Generator[Event, None, Handed]:
     """What the measures that are asked for want; nothing is made, and nothing read, where they want nothing.
 
-    `source` is the network at all its layers, `asked` a recipe's `probe.viewed`, `trained` the name of the policy that
-    the network was trained with; `memory` bytes are there for the features. Yields progress. Raises UsageError for
-    views that are not valid, MachineError where the disk is full.
+    `source` is the network at all its layers, `asked` a recipe's `probe.viewed`; `memory` bytes are there for the
+    features. Yields progress. Raises UsageError for views that are not valid, MachineError where the disk is full.
     """
     seen = nearby = head = None
     if "viewed" in wants:
-        seen, memory = yield from _views(sight, source, asked, asked["images"], trained, seed, memory)
+        seen, memory = yield from _views(sight, source, asked, asked["images"], seed, memory)
     if "head" in wants:
         head = head_behind(sight.network, sight.reference, sight.device)
         if head is None:
@@ -75,7 +73,7 @@ def handed(
     if "nearby" in wants and head is not None:
         alone = Taps(sight.network, [sight.reference], sight.device)
         weak = {**asked, "strength": NEARBY}
-        nearby, memory = yield from _views(sight, alone, weak, SAMPLES, trained, seed, memory)
+        nearby, memory = yield from _views(sight, alone, weak, SAMPLES, seed, memory)
     return Handed(memory, seen, nearby, head)
 
 
@@ -84,13 +82,12 @@ def _views(
     source: Source,
     asked: Mapping[str, Any],
     images: int,
-    trained: str | None,
     seed: int,
     memory: int,
 ) -> Generator[Event, None, tuple[Viewed, int]]:
     """What a source makes of the views of so many images, and the memory that is left."""
     rows = evenly(sight.rows, images)
-    maker = reference_views(asked, trained, size=sight.images.size, seed=seed)
+    maker = reference_views(asked, size=sight.images.size, seed=seed)
     with closing(Store(len(rows) * asked["views"], list(source.widths.values()), memory, sight.folder)) as store:
         found = yield from viewed(source, sight.images, rows, maker, store=store, device=sight.device)
     yield Note(

@@ -19,8 +19,9 @@ from sslcut.events import Event, Progress
 from sslcut.metrics.extract import Source
 from sslcut.metrics.layer import BLOCK, Layer
 from sslcut.metrics.store import Store
+from sslcut.registry import AUGMENTATIONS
 
-USUAL = "simclr"  # the policy of a network that none is known of
+USUAL = "simclr"  # the reference policy where a recipe names none
 SCALE = (0.08, 1.0)  # SimCLR's crop at strength 1, whatever the recipe's own crops are
 AT_ONCE = 4  # batches of the network's that views are made for together: few images at a time cost twice as much
 EPOCH = -1  # no epoch of training draws these views
@@ -51,13 +52,22 @@ class Viewed:
             yield features[start : start + step].double().view(-1, self.views, features.shape[1])
 
 
-def reference_views(asked: Mapping[str, Any], trained: str | None, *, size: int, seed: int) -> ViewMaker:
+def resolved(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's `probe.viewed` with its policy written out: every option, and `simclr` where it names none.
+
+    The network's own policy never enters.
+    """
+    policy = asked["policy"] or {"name": USUAL}
+    defaults = {name: option.default for name, option in AUGMENTATIONS.options(policy["name"]).items()}
+    return {**asked, "policy": {**defaults, **policy}}
+
+
+def reference_views(asked: Mapping[str, Any], *, size: int, seed: int) -> ViewMaker:
     """The maker of the views that a recipe's `probe.viewed` describes, images from 0 to 1 of `size` pixels a side.
 
-    Without a policy it is the one of the name that the network was `trained` with, as published; `simclr` where there
-    was none. Raises UsageError for a policy or a strength that is not valid.
+    Raises UsageError for a policy or a strength that is not valid.
     """
-    policy = dict(asked["policy"] or {"name": USUAL if trained in (None, "none") else trained})
+    policy = resolved(asked)["policy"]
     return ViewMaker(
         [Crop(asked["views"], size, SCALE)],
         policy=policy.pop("name"),

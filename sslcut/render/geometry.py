@@ -22,7 +22,7 @@ from sslcut.render.chart import (
     up,
 )
 from sslcut.render.figures import Row
-from sslcut.render.results import Document, Measure
+from sslcut.render.results import Document, Measure, Viewed
 from sslcut.render.table import Table
 
 SENSITIVITY = {"sensitivity": "of its scatter", "sensitivity_cosine": "of distances by cosine"}
@@ -97,6 +97,19 @@ def explained(document: Document) -> tuple[str, ...]:
     return (f"{clauses[0].upper()}{clauses[1:]}.",)
 
 
+def incomparable(documents: Sequence[Document]) -> tuple[str, ...]:
+    """A warning where networks were read under views that differ, so that measures of views cannot be compared."""
+    seen = list(dict.fromkeys(one.viewed.model_dump_json() for one in documents if one.viewed is not None))
+    if len(seen) < 2:
+        return ()
+    told = list(dict.fromkeys(words.viewed(Viewed.model_validate_json(one)) for one in seen))
+    which = words.listed(told) if len(told) > 1 else f"{told[0]}, of which some option or number differs"
+    return (
+        f"These networks were read under different views ({which}): what depends on views, such as sensitivity, LiDAR "
+        "and alignment, cannot be compared between them. One `probe.viewed` for all makes it so.",
+    )
+
+
 def _of(group: Group, measures: Sequence[Measure]) -> list[Measure]:
     return [one for one in measures if (one.measure in group.named if group.named else one.measure not in _APART)]
 
@@ -126,13 +139,12 @@ def _sensitivity(document: Document, measures: Sequence[Measure]) -> Iterator[Fi
     colour = coloured(
         dict(zip(SENSITIVITY.values(), (BLUE, ORANGE), strict=True)) if len(series) > 1 else {series[0]: BLUE}
     )
-    asked = (document.recipe.get("probe") or {}).get("viewed") or {}
-    policy = f" at strength {asked['strength']:g}" if isinstance(asked.get("strength"), int | float) else ""
+    policy = "one reference policy" if document.viewed is None else words.viewed(document.viewed)
     yield Figure(
         "sensitivity-by-layer",
         "Sensitivity to views, by layer",
-        f"The views' share {words.listed(series)}: 0 is invariant, 1 sees nothing but the view. Views are of one "
-        f"reference policy{policy}, whatever the network was trained with.",
+        f"The views' share {words.listed(series)}: 0 is invariant, 1 sees nothing but the view. Views are of "
+        f"{policy}, whatever the network was trained with.",
         f"Sensitivity to views of each layer. {_ends(rows, 'series')}{_reference(document, rows)}",
         single(
             rows,

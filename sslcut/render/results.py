@@ -133,6 +133,16 @@ class Answered(_Part):
     best: list[OfTask] = Field(default_factory=list)
 
 
+class Viewed(_Part):
+    """The views under which measures read the network: the policy with its options, and how strong it was."""
+
+    policy: dict[str, Any]
+    strength: float
+    images: int | None = None
+    views: int | None = None
+    exact: bool | None = None
+
+
 class Checkpoint(_Part):
     """Whose layers were measured."""
 
@@ -149,6 +159,7 @@ class Document(_Part):
     layers: list[str]
     tasks: dict[str, str] = Field(default_factory=dict)
     reference: Place | None = None
+    viewed: Viewed | None = None
     results: list[Score] = Field(default_factory=list)
     measures: list[Measure] = Field(default_factory=list)
     cost: list[Cost] = Field(default_factory=list)

@@ -86,6 +86,7 @@ def report(found: Sequence[Found], title: str | None = None, asked: Study | None
     """
     documents = [one.document for one in found]
     notes = tuple(dict.fromkeys(note for document in documents for note in _notes(document)))
+    notes += geometry.incomparable(documents)
     if len(found) == 1:
         part = Part("", "", tuple(one_result(found[0])))
         answer = words.answer(documents[0])

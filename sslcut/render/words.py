@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sslcut.render.results import Best, Document, Place, Score
+from sslcut.render.results import Best, Document, Place, Score, Viewed
 
 DASH = "–"
 MINUS = "−"
@@ -108,6 +108,11 @@ def measure_name(measure: str) -> str:
 def probe_name(probe: str) -> str:
     """A probe in words."""
     return PROBES.get(probe, probe)
+
+
+def viewed(views: Viewed) -> str:
+    """The reference policy in words: `simclr at strength 0.5`."""
+    return f"{views.policy.get('name') or 'a policy'} at strength {views.strength:g}"
 
 
 def outside_name(layer: str) -> str:

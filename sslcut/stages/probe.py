@@ -31,7 +31,7 @@ from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.shifted import Shifts, read_beside, shifts
 from sslcut.metrics.store import Store
 from sslcut.metrics.transfer import optuna_itself
-from sslcut.metrics.viewed import Viewed, reference_views
+from sslcut.metrics.viewed import Viewed, reference_views, resolved
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
@@ -52,7 +52,7 @@ def run(given: Given, recipe: Recipe, options: Options) -> Iterator[Event]:
     device = choose_device(options.device)
     if any(probe["name"] == "transfer" for probe in recipe.dump()["probe"]["probes"]):
         optuna_itself()  # before the images are read
-    reference_views(recipe.dump()["probe"]["viewed"], None, size=1, seed=0)  # so that its faults are told at once
+    reference_views(recipe.dump()["probe"]["viewed"], size=1, seed=0)  # so that its faults are told at once
     source = header.read_network(given.checkpoint)
     layers = asked_layers(recipe.dump()["probe"]["layers"], source.names, imported=is_imported(source))
     key = key_of(source, recipe)
@@ -235,7 +235,9 @@ class _Probing:
             results["results"] += self.view_rows(network, beside.viewed, rows, memory)
         layer, readout = self.reference(network)
         reference = {"reference": {"layer": layer, "readout": readout}}
-        results = {**self.about(opened, rows), **reference, **results, "cost": self.cost(network)}
+        seen = beside.viewed is not None or beside.nearby is not None
+        viewed = {"viewed": resolved(self.probe["viewed"]) if seen else None}
+        results = {**self.about(opened, rows), **reference, **viewed, **results, "cost": self.cost(network)}
         self.write({key: results[key] for key in ORDER}, predictions, rows)
         if directory is not None:
             directory.record(step_of(results, self.target, round(time.monotonic() - started, 2)))
@@ -330,12 +332,10 @@ class _Probing:
         """What the measures want beside the features, read under views of the test images."""
         wants = {name for measure in self.probe["measures"] for name in MEASURES.wants(measure["name"])}
         wants |= {"viewed"} if self.probe["view_parameters"] else set()
-        views = (self.source.document.get("recipe") or {}).get("views") or {}
         tested = part_rows(rows.folds, "test")
         sight = Sight(network, self.reference(network), rows.images, tested, self.target.parent, self.device)
-        trained = (views.get("policy") or {}).get("name")
         asked, seed = self.probe["viewed"], self.document["seed"]
-        return (yield from handed(wants, sight, source, asked, trained=trained, seed=seed, memory=memory))
+        return (yield from handed(wants, sight, source, asked, seed=seed, memory=memory))
 
     def view_rows(self, network: Network, seen: Viewed | None, rows: Rows, memory: int) -> list[dict[str, Any]]:
         """What each layer knows of the parameters that made its views, where the recipe asks for it."""
@@ -395,6 +395,6 @@ class _Probing:
 
 
 ORDER = (
-    "format", "hash", "checkpoint", "data", "layers", "tasks", "reference", "results", "measures", "cost", "best",
-    "recommended", "controls", "recipe", "model", "history", "versions",
+    "format", "hash", "checkpoint", "data", "layers", "tasks", "reference", "viewed", "results", "measures", "cost",
+    "best", "recommended", "controls", "recipe", "model", "history", "versions",
 )  # fmt: skip
