@@ -12,12 +12,24 @@ LAYERS = ("layer3", "layer4", "pool", "projector.0", "projector.1")
 ACCURACY = (0.60, 0.72, 0.70, 0.65, 0.50)
 
 
-def document(measures=None, *, accuracy=ACCURACY, recommended="layer4", identity="a", layers=LAYERS, data="shapes"):
-    """Results of one task whose reference is `pool`; `measures` are values by layer."""
+def document(
+    measures=None,
+    *,
+    accuracy=ACCURACY,
+    validation=None,
+    recommended="layer4",
+    identity="a",
+    layers=LAYERS,
+    data="shapes",
+):
+    """Results of one task whose reference is `pool`; `measures` are values by layer, validation is as test."""
     places = [{"layer": layer, "readout": "vector"} for layer in layers]
     rows = [
         {**place, "task": "kind", "probe": "linear", "metric": "accuracy", "value": value, "dim": 10 * (i + 1)}
-        for i, (place, value) in enumerate(zip(places, accuracy or (), strict=False))
+        | {"validation": validated}
+        for i, (place, value, validated) in enumerate(
+            zip(places, accuracy or (), validation or accuracy or (), strict=False)
+        )
     ]
     told = [
         {**place, "measure": name, "value": value}
@@ -113,11 +125,17 @@ def study():
     return [*(document(right, identity=name) for name in "abc"), last]
 
 
+def lost(documents, strategy):
+    """What a strategy loses on test images at each checkpoint."""
+    found = following.regrets(documents)[strategy]
+    return pytest.approx(following.by_checkpoint({pair: one.test for pair, one in found.items()}))
+
+
 def test_regrets_are_the_points_lost_at_each_checkpoint():
+    assert lost(study(), "LiDAR") == {"a": 0, "b": 0, "c": 0, "d": 20}
+    assert lost(study(), "always the reference") == {"a": 2, "b": 2, "c": 2, "d": 0}
+    assert lost(study(), "always `layer4`") == {"a": 0, "b": 0, "c": 0, "d": 10}
     found = following.regrets(study())
-    assert found["LiDAR"] == pytest.approx({"a": 0, "b": 0, "c": 0, "d": 20})
-    assert found["always the reference"] == pytest.approx({"a": 2, "b": 2, "c": 2, "d": 0})
-    assert found["always `layer4`"] == pytest.approx({"a": 0, "b": 0, "c": 0, "d": 10})
     assert "always `pool`" not in found and "RankMe" not in found
 
 
@@ -127,13 +145,36 @@ def test_left_out_each_checkpoint_pays_for_what_was_best_on_the_others():
     assert choices["a"].strategy == "always the reference" and choices["a"].lost == pytest.approx(2)  # 4/3 against 20/3
     (told,), (figure,), (table,) = following.told(study())
     assert "always the reference (3 of 4) and LiDAR (1 of 4)" in told and "loses 6.5 points" in told
-    assert table.rows[[row[0] for row in table.rows].index("LiDAR")][1:] == ("5.0 (−10.9 to 20.9)", "20.0", "−3.5", "4")
+    assert table.rows[[row[0] for row in table.rows].index("LiDAR")][1:] == (
+        "5.0 (−10.9 to 20.9)", "20.0", "−3.5", "4", "4 of 4",
+    )  # fmt: skip
     assert "what was best" in figure.caption and "LiDAR: 5.0 points" in figure.alt
 
 
 def test_several_data_sets_of_one_checkpoint_are_left_out_together():
-    found = following.regrets([document(identity="a"), document(identity="a", data="b", recommended="pool")])
-    assert found["always the reference"] == {"a": pytest.approx(1.0)} and following.told([document()]) == ((), (), ())
+    both = [document(identity="a"), document(identity="a", data="b", recommended="pool")]
+    assert lost(both, "always the reference") == {"a": 1.0} and following.told([document()]) == ((), (), ())
+
+
+def test_a_strategy_is_compared_with_the_reference_on_the_data_sets_where_it_names_a_place():
+    names = {"lidar": (5, 9, 8, 7, 6)}  # the reference is best where LiDAR names nothing, and worse elsewhere
+    other = {"data": "b", "accuracy": (0.5, 0.6, 0.7, 0.6, 0.5), "recommended": "pool"}
+    made = [one for name in "abc" for one in (document(names, identity=name), document(identity=name, **other))]
+    assert lost(made, "always the reference") == dict.fromkeys("abc", 1.0)
+    found = following.regrets(made)
+    assert all(choice.strategy != "LiDAR" for choice in following.left_out(found))
+    _, _, (table,) = following.told(made)
+    (row,) = [row for row in table.rows if row[0] == "LiDAR"]
+    assert row[-3:] == ("+2.0", "3", "3 of 6")
+
+
+def test_validation_chooses_what_is_followed_and_test_says_what_it_cost():
+    right, validation = {"lidar": (5, 9, 8, 7, 6)}, (0.6, 0.6, 0.7, 0.6, 0.5)
+    made = [document(right, identity=name, validation=validation) for name in "abc"]
+    choices = following.left_out(following.regrets(made))
+    assert [(one.strategy, round(one.lost, 9)) for one in choices] == [("always the reference", 2.0)] * 3
+    blind = [document(right, identity=name, validation=(None,) * 5) for name in "abc"]
+    assert following.left_out(following.regrets(blind)) == []
 
 
 def test_a_ranking_that_some_checkpoint_lacks_is_told_but_never_chosen():
@@ -145,9 +186,10 @@ def test_a_ranking_that_some_checkpoint_lacks_is_told_but_never_chosen():
 def test_networks_with_other_layers_are_followed_by_depth():
     layers, accuracy = ("one", "two", "pool", "projector.0"), (0.5, 0.8, 0.7, 0.6)
     other = document(identity="z", layers=layers, accuracy=accuracy, recommended="two")
-    found = following.regrets([*study()[:3], other])
-    assert found["always at depth 0.75"]["z"] == pytest.approx(0) and "always `layer4`" not in found
-    assert found["always at depth 0.25"]["a"] == pytest.approx(12)
+    made = [*study()[:3], other]
+    assert "always `layer4`" not in following.regrets(made)
+    assert lost(made, "always at depth 0.75") == {"a": 0, "b": 0, "c": 0, "z": 0}
+    assert lost(made, "always at depth 0.25") == {"a": 12, "b": 12, "c": 12, "z": 30}
 
 
 def test_the_report_has_a_section_on_one_result_and_on_several(tmp_path):

@@ -1,8 +1,9 @@
 """What following a ranking would have cost over several checkpoints, and how well one learns which to follow.
 
-A checkpoint's regret is how many points its labelled choice scores above the place that a strategy names, the mean over
-its tasks and data sets. One checkpoint at a time is left out: the strategy that did best on the others is followed
-there.
+The regret of a strategy in one result, of one checkpoint on one data set, is how many points the labelled choice scores
+above the place that it names, the mean over tasks; a checkpoint's is the mean over its results. Strategies are compared
+only in results where both name a place. One checkpoint at a time is left out: the strategy that did best on the others'
+validation images is followed there.
 """
 
 from collections import Counter
@@ -22,12 +23,23 @@ SUGGESTED = "the advising rules where they agree"
 LEFT_OUT = "the best on the other checkpoints"
 DEPTHS = (0.25, 0.5, 0.75)  # of the blocks up to the reference, for networks whose blocks have other names
 Strategy = Callable[[Document, Sequence[Named]], Place | None]
-Regrets = dict[str, dict[str, float]]  # strategy → checkpoint → points lost
+Pair = tuple[str, int]  # a checkpoint's identity, and which of the results it is: one for each data set
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The points that a strategy loses to the labelled choice: on test images, and on those of validation."""
+
+    test: float
+    validation: float | None
+
+
+Regrets = dict[str, dict[Pair, Lost]]  # by strategy
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was followed at one checkpoint, since it was best on the others, and what that cost."""
+    """What was followed at one checkpoint, since it was best on the others' validation, and what that cost on test."""
 
     checkpoint: str
     strategy: str
@@ -79,38 +91,62 @@ def _main(document: Document, layer: str) -> Place | None:
 
 
 def regrets(documents: Sequence[Document]) -> Regrets:
-    """The points that each strategy loses to the labelled choice at each checkpoint; a strategy only where it names."""
-    labelled = [one for one in documents if one.recommended is not None and one.metrics]
+    """What each strategy loses in each result whose reference has labelled scores; a strategy only where it names."""
+    labelled = [one for one in documents if points_between(one, one.recommended, one.reference) is not None]
     if not labelled:
         return {}
     rankings = [named(one) for one in labelled]
     found: Regrets = {}
     for name, strategy in strategies(labelled).items():
-        lost: dict[str, list[float]] = {}
-        for document, ranked in zip(labelled, rankings, strict=True):
-            place = strategy(document, ranked)
-            points = None if place is None else points_between(document, document.recommended, place)
-            if points is not None:
-                lost.setdefault(document.checkpoint.identity, []).append(points)
-        if lost:
-            found[name] = {checkpoint: fmean(values) for checkpoint, values in lost.items()}
+        for index, (document, ranked) in enumerate(zip(labelled, rankings, strict=True)):
+            lost = _lost(document, strategy(document, ranked))
+            if lost is not None:
+                found.setdefault(name, {})[document.checkpoint.identity, index] = lost
     return found
+
+
+def _lost(document: Document, place: Place | None) -> Lost | None:
+    test = points_between(document, document.recommended, place)
+    return None if test is None else Lost(test, points_between(document, document.recommended, place, "validation"))
+
+
+def by_checkpoint(points: Mapping[Pair, float]) -> dict[str, float]:
+    """Each checkpoint's mean over those of its results that are there."""
+    found: dict[str, list[float]] = {}
+    for (checkpoint, _), value in points.items():
+        found.setdefault(checkpoint, []).append(value)
+    return {checkpoint: fmean(values) for checkpoint, values in found.items()}
+
+
+def _tested(lost: Mapping[Pair, Lost]) -> dict[str, float]:
+    return by_checkpoint({pair: one.test for pair, one in lost.items()})
+
+
+def _validated(lost: Mapping[Pair, Lost]) -> dict[str, float]:
+    return by_checkpoint({pair: one.validation for pair, one in lost.items() if one.validation is not None})
 
 
 def left_out(found: Regrets) -> list[Choice]:
     """For each checkpoint the strategy with the least mean regret on all others, of equals the first, and its cost.
 
-    Only strategies that name a layer at every checkpoint are compared. None with fewer than three checkpoints.
+    Regret on validation images chooses, the cost is on test images. Only strategies that name a place with both in
+    every result are compared. None with fewer than three checkpoints.
     """
-    checkpoints = list(found.get(REFERENCE, {}))
-    whole = {name: lost for name, lost in found.items() if len(lost) == len(checkpoints)}
-    if len(checkpoints) < 3:
+    pairs = found.get(REFERENCE, {})
+    whole = {name: lost for name, lost in found.items() if lost.keys() == pairs.keys()}
+    validated = {
+        name: _validated(lost)
+        for name, lost in whole.items()
+        if all(one.validation is not None for one in lost.values())
+    }
+    checkpoints = list(_tested(pairs))
+    if len(checkpoints) < 3 or not validated:
         return []
     choices = []
     for checkpoint in checkpoints:
-        means = {name: fmean(lost[one] for one in checkpoints if one != checkpoint) for name, lost in whole.items()}
+        means = {name: fmean(lost[one] for one in checkpoints if one != checkpoint) for name, lost in validated.items()}
         best = min(means, key=lambda name: round(means[name], 9))
-        choices.append(Choice(checkpoint, best, whole[best][checkpoint]))
+        choices.append(Choice(checkpoint, best, _tested(whole[best])[checkpoint]))
     return choices
 
 
@@ -120,10 +156,10 @@ def left_out(found: Regrets) -> list[Choice]:
 def told(documents: Sequence[Document]) -> tuple[tuple[str, ...], tuple[Figure, ...], tuple[Table, ...]]:
     """The prose, the figure and the table on several checkpoints; nothing with fewer than two that have labels."""
     found = regrets(documents)
-    if len(found.get(REFERENCE, {})) < 2:
+    if len(_tested(found.get(REFERENCE, {}))) < 2:
         return (), (), ()
     choices = left_out(found)
-    spreads = {name: spread(list(lost.values())) for name, lost in found.items()}
+    spreads = {name: spread(list(_tested(lost).values())) for name, lost in found.items()}
     if choices:
         spreads[LEFT_OUT] = spread([choice.lost for choice in choices])
     return tuple(prose(found, choices)), (figure(spreads),), (table(found, spreads),)
@@ -131,7 +167,7 @@ def told(documents: Sequence[Document]) -> tuple[tuple[str, ...], tuple[Figure, 
 
 def prose(found: Regrets, choices: Sequence[Choice]) -> Iterator[str]:
     """Which strategy the other checkpoints choose and what it costs on the one left out, beside the reference."""
-    kept = spread(list(found[REFERENCE].values()))
+    kept = spread(list(_tested(found[REFERENCE]).values()))
     reference = f"{REFERENCE} {_points(kept)}"
     if not choices:
         yield f"Points lost to the labelled choice, mean over {len(kept.values)} checkpoints: {reference}."
@@ -139,8 +175,9 @@ def prose(found: Regrets, choices: Sequence[Choice]) -> Iterator[str]:
     counts = Counter(choice.strategy for choice in choices)
     chosen = words.listed([f"{name} ({count} of {len(choices)})" for name, count in counts.most_common()])
     yield (
-        f"One checkpoint left out at a time, the least is lost on the others by {chosen}. Followed on the one left "
-        f"out, that loses {_points(spread([choice.lost for choice in choices]))} to the labelled choice; {reference}."
+        f"One checkpoint left out at a time, the least is lost on the others' validation images by {chosen}. Followed "
+        f"on the test images of the one left out, that loses {_points(spread([choice.lost for choice in choices]))} to "
+        f"the labelled choice; {reference}."
     )
 
 
@@ -150,17 +187,22 @@ def _points(lost: Spread) -> str:
 
 
 def table(found: Regrets, spreads: Mapping[str, Spread]) -> Table:
-    """A row a strategy: its mean regret with a t interval over checkpoints, its worst, its gain on the reference."""
+    """A row a strategy: its mean regret with a t interval over checkpoints, its worst, its gain on the reference.
+
+    The gain is over the reference in the same results, where the strategy names a place.
+    """
     rows = []
     for name, lost in spreads.items():
-        base = [found[REFERENCE][one] for one in found.get(name, found[REFERENCE])]
+        pairs = found.get(name, found[REFERENCE])
+        base = _tested({pair: found[REFERENCE][pair] for pair in pairs})
         interval = "" if lost.low is None else f" ({words.number(lost.low, 1)} to {words.number(lost.high, 1)})"
         rows.append((
             name.replace("`", ""),
             words.number(lost.mean, 1) + interval,
             words.number(max(lost.values), 1),
-            words.number(fmean(base) - lost.mean, 1, sign=True),
+            words.number(fmean(base.values()) - lost.mean, 1, sign=True),
             str(len(lost.values)),
+            f"{len(pairs)} of {len(found[REFERENCE])}",
         ))  # fmt: skip
     columns = (
         "followed",
@@ -168,6 +210,7 @@ def table(found: Regrets, spreads: Mapping[str, Spread]) -> Table:
         "at worst",
         "better than the reference by",
         "checkpoints",
+        "names a place in",
     )
     return Table("What following each would have cost against the labelled choice", columns, tuple(rows))
 
@@ -198,7 +241,7 @@ def figure(spreads: Mapping[str, Spread]) -> Figure:
         "cost-of-rankings",
         "What following each ranking would have cost",
         "Mean over checkpoints with 95 % t intervals. Blue follows a measure without labels, grey a fixed place, "
-        "orange what was best on the other checkpoints.",
+        "orange what was best on the other checkpoints. The table says in which results each names a place.",
         " ".join(f"{names[name]}: {_points(spreads[name])}." for name in order),
         single(
             rows,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from statistics import StatisticsError, correlation, fmean
+from typing import Literal
 
 from sslcut.render import words
 from sslcut.render.results import Document, Place
@@ -18,6 +19,7 @@ from sslcut.render.table import Table
 DEAD = 2.0  # a layer whose RankMe or LiDAR is below this has collapsed
 PLATEAU = 0.95  # of the highest sensitivity before it: less has begun to fall
 Key = tuple[str, str]  # a layer and its read-out
+Part = Literal["test", "validation"]  # the images that a score is of
 Values = Mapping[Key, float]  # in the network's order
 ADVICE = (
     "Measures without labels advise, they never cut: a factor that training's views destroy is read best far before "
@@ -145,16 +147,17 @@ def _key(place: Place) -> Key:
 # ---- what following a ranking would have cost
 
 
-def mean_points(document: Document, place: Place | None) -> float | None:
-    """The mean over tasks of the linear probe's test score at a place, in points; None where some task has none."""
-    found = [document.score_at(task, place) for task in document.metrics]
-    values = [row.value for row in found if row is not None and row.value is not None]
-    return 100 * fmean(values) if values and len(values) == len(found) else None
+def mean_points(document: Document, place: Place | None, part: Part = "test") -> float | None:
+    """The mean over tasks of the linear probe's score at a place, in points; None where some task has none."""
+    found = [row for task in document.metrics if (row := document.score_at(task, place)) is not None]
+    told = [row.value if part == "test" else row.validation for row in found]
+    values = [value for value in told if value is not None]
+    return 100 * fmean(values) if values and len(values) == len(document.metrics) else None
 
 
-def points_between(document: Document, one: Place | None, other: Place) -> float | None:
+def points_between(document: Document, one: Place | None, other: Place | None, part: Part = "test") -> float | None:
     """How many points `one` scores above `other`; None where either has no score."""
-    mine, theirs = mean_points(document, one), mean_points(document, other)
+    mine, theirs = mean_points(document, one, part), mean_points(document, other, part)
     return None if mine is None or theirs is None else mine - theirs
 
 
