@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import report_data
 import torch
 from layers import generator
 from sklearn.linear_model import Ridge
@@ -9,6 +10,8 @@ from sklearn.preprocessing import StandardScaler
 from sslcut.metrics.drawn import split, view_rows, view_tasks
 from sslcut.metrics.layer import Layer
 from sslcut.metrics.viewed import Viewed
+from sslcut.render.drawn import figures
+from sslcut.render.results import Document
 
 IMAGES, VIEWS = 60, 4
 
@@ -69,3 +72,15 @@ def test_a_layer_is_scored_by_what_it_knows_of_its_views():
     assert value["stem", "view.crop_x"] == pytest.approx(
         ridge.score(scaler.transform(x[fold.test]), y[fold.test]), abs=1e-3
     )
+
+
+def test_the_report_names_the_layer_that_validation_chooses():
+    said = (("stem", 0.5, 0.6), ("pool", 0.7, 0.4))  # pool is better on test alone
+    rows = [
+        {**report_data.place(layer), "task": "view.hue", "probe": "linear", "metric": "r2", "shift": "views"}
+        | {"value": value, "validation": validation}
+        for layer, value, validation in said
+    ]
+    made = report_data.document(tasks={}) | {"results": rows, "measures": []}
+    (figure,) = figures(Document.model_validate(made))
+    assert "hue: best by validation at stem with 0.500, 0.700 at pool." in figure.alt

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sslcut.render import words
 from sslcut.render.chart import BLUE, MOST_FACETS, Figure, across, facets, hover, layer_of, scaled, up
 from sslcut.render.figures import Row
-from sslcut.render.results import Document
+from sslcut.render.results import Document, Score
 from sslcut.render.table import Table
 
 
@@ -53,7 +53,13 @@ def _titled(name: str, metric: str) -> str:
 
 def _told(document: Document) -> Iterator[str]:
     for name, rows in document.drawn.items():
-        best = max(rows, key=lambda row: row.value or 0.0)
-        last = rows[-1]
-        ends = f"{words.score(last.value, last.metric)} at {document.place_name(last)}"
-        yield f"{name}: best at {document.place_name(best)} with {words.score(best.value, best.metric)}, {ends}."
+        chosen = max((row for row in rows if row.validation is not None), key=_validated, default=None)
+        told = [f"{words.score(rows[-1].value, rows[-1].metric)} at {document.place_name(rows[-1])}"]
+        if chosen is not None:
+            score = words.score(chosen.value, chosen.metric)
+            told.insert(0, f"best by validation at {document.place_name(chosen)} with {score}")
+        yield f"{name}: {', '.join(told)}."
+
+
+def _validated(row: Score) -> float:
+    return row.validation or 0.0

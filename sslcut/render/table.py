@@ -156,7 +156,7 @@ def baselines(document: Document) -> Table | None:
                 words.score(max(untrained, default=None), metric),
                 words.score(pixels, metric),
             ))  # fmt: skip
-    columns = ("task", "reference", "reference, untrained", "best layer, untrained", "raw pixels")
+    columns = ("task", "reference", "reference, untrained", "untrained, the highest on test", "raw pixels")
     return Table("By the linear probe", columns, tuple(rows)) if rows else None
 
 
