@@ -248,6 +248,7 @@ MEASURES = Registry(
         "lidar": "sslcut.metrics.spread:lidar",
         "tangent": "sslcut.metrics.tangent:tangent",
         "zeros": "sslcut.metrics.sparsity:zeros",
+        "zeros_exact": "sslcut.metrics.sparsity:zeros_exact",
         "dead": "sslcut.metrics.sparsity:dead",
     },
 )

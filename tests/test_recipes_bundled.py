@@ -123,3 +123,23 @@ def test_every_condition_of_a_small_study_is_one_that_can_be_trained_and_read(na
         if cell.recipe.seed == 0:
             check_fit(cell.recipe.dump())
             check_places(cell.recipe)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_study_at_full_scale_sees_exact_views(name):
+    assert load(f"{name}-imagenet").views.exact
+
+
+@pytest.mark.parametrize("name", ["study-readout-imagenet", "study-width-imagenet"])
+def test_a_study_at_full_scale_trains_each_method_as_its_own_recipe_does(name):
+    for recipe in {cell.recipe.method.name: cell.recipe for cell in cells(load(name))}.values():
+        own = load(f"imagenet-resnet50-{recipe.method.name}")
+        for keys in (("views", "policy"), ("views", "crops"), ("train", "batch_size"), ("train", "end_lr")):
+            mine, its = (one.dump()[keys[0]][keys[1]] for one in (recipe, own))
+            assert mine == its, (recipe.method.name, keys)
+
+
+def test_the_readout_study_at_full_scale_gives_every_method_the_same_head():
+    heads = [cell.recipe.dump()["model"]["projector"] for cell in cells(load("study-readout-imagenet"))]
+    same = {"widths": [8192] * 3, "last_norm": False, "last_bias": False}
+    assert all({key: head[key] for key in same} == same for head in heads)

@@ -10,7 +10,7 @@ from sslcut.errors import InputError
 from sslcut.metrics.binarised import binarised
 from sslcut.metrics.layer import Layer
 from sslcut.metrics.linear import linear
-from sslcut.metrics.sparsity import dead, share_of_dead, share_of_zeros, zeros
+from sslcut.metrics.sparsity import dead, share_of_dead, share_of_zeros, zeros, zeros_exact
 from sslcut.registry import MEASURES
 
 GIVEN = {"scale": "standard", "memory": 10**9}
@@ -32,18 +32,22 @@ def test_the_shares_are_those_counted_one_by_one(seed, rows, width, shift):
     features[0, 0] = 1e-7 * features[0].max()
     near = [sum(abs(h) <= 1e-6 * max(map(abs, image)) for h in image) / width for image in features.tolist()]
     assert share_of_zeros(features, all_rows(features)) == pytest.approx(sum(near) / rows)
+    exact = sum(h == 0 for image in features.tolist() for h in image) / features.numel()
+    assert share_of_zeros(features, all_rows(features), tolerance=0.0) == pytest.approx(exact)
     silent = sum(all(h <= 0 for h in unit) for unit in features.T.tolist())
     assert share_of_dead(features, all_rows(features)) == pytest.approx(silent / width)
 
 
-@pytest.mark.parametrize("name", ["zeros", "dead"])
+@pytest.mark.parametrize("name", ["zeros", "zeros_exact", "dead"])
 def test_a_measure_reads_test_rows_alone_at_any_precision(name):
     features = torch.randn(400, 6, generator=generator(1)).relu()
     features[:, 5], fold = 0, one_fold(400)
     features[fold.train, 5] = 1.0  # alive, but for no test image
     (found,) = MEASURES.load(name)([Layer("pool", "vector", features.half())], {}, [fold])
     assert found.measure == name and found.value > 1 / 6 - 1e-6
-    again = {"zeros": zeros, "dead": dead}[name]([Layer("pool", "vector", features)], {}, [fold])
+    again = {"zeros": zeros, "zeros_exact": zeros_exact, "dead": dead}[name](
+        [Layer("pool", "vector", features)], {}, [fold]
+    )
     assert again[0].value == found.value
 
 

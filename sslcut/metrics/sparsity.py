@@ -22,6 +22,19 @@ def zeros(
     return [Measure(each, "zeros", share_of_zeros(each.features, held_out(each, folds, images))) for each in layers]
 
 
+def zeros_exact(
+    layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold], *, images: int = 10_000
+) -> list[Measure]:
+    """The mean share of an image's features that are exactly zero, on at most `images` evenly spaced test rows.
+
+    Features that the disk holds as float16 count what rounds to zero, below 3e-8.
+    """
+    return [
+        Measure(each, "zeros_exact", share_of_zeros(each.features, held_out(each, folds, images), tolerance=0.0))
+        for each in layers
+    ]
+
+
 def dead(
     layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold], *, images: int = 10_000
 ) -> list[Measure]:
@@ -29,12 +42,12 @@ def dead(
     return [Measure(each, "dead", share_of_dead(each.features, held_out(each, folds, images))) for each in layers]
 
 
-def share_of_zeros(features: Tensor, rows: Tensor) -> float:
-    """The mean over `rows` (n,) of features (N, D) of the share with |h| ≤ 1e-6 · max |h|; 1 where all are zero."""
+def share_of_zeros(features: Tensor, rows: Tensor, tolerance: float = TOLERANCE) -> float:
+    """The mean over `rows` (n,) of features (N, D) of the share with |h| ≤ tolerance · max |h|; of zeros alone 1."""
     count = 0
     for _, block in blocks(features, rows):
         size = block.abs()
-        count += int((size <= TOLERANCE * size.amax(dim=1, keepdim=True)).sum())
+        count += int((size <= tolerance * size.amax(dim=1, keepdim=True)).sum())
     return count / max(1, len(rows) * features.shape[1])
 
 

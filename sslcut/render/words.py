@@ -35,6 +35,7 @@ MEASURES = {
     "rank_views": "RankMe of views",
     "lidar": "LiDAR",
     "zeros": "fraction of zeros",
+    "zeros_exact": "fraction of exact zeros",
     "dead": "dead fraction",
 }
 EXPLAINED = {
@@ -44,6 +45,7 @@ EXPLAINED = {
     "alpha_req": "how fast variances fall with their rank (1 is balanced; withheld where no power law fits)",
     "cka": "1 where a layer is the one before it but for a rotation and a scale",
     "zeros": "the mean share of an image's features that are zero (rarer the more places are averaged)",
+    "zeros_exact": "the same without a tolerance",
     "dead": "the share of features that no image makes positive",
     "uniformity": "lower where images are spread over the whole sphere",
     "alignment": "the squared distance of two views of an image on the sphere, 0 to 4",
