@@ -38,10 +38,21 @@ def seen():
 
 
 def test_no_image_has_views_on_two_sides_and_every_view_is_on_one():
-    fold, group = split(seen(), 0)
+    fold, group = split(seen(), None, 0)
     sides = [set(group[part].tolist()) for part in (fold.train, fold.validation, fold.test)]
     assert [len(side) for side in sides] == [36, 12, 12] and len(set.union(*sides)) == IMAGES
     assert len(torch.cat([fold.train, fold.validation, fold.test]).unique()) == IMAGES * VIEWS
+
+
+def test_no_group_has_images_on_two_sides_and_resamples_draw_whole_groups():
+    patients = torch.arange(200) // 7  # of all rows; the views are of those from 100 on
+    fold, group = split(seen(), patients, 0)
+    assert torch.equal(group, patients[100:160].repeat_interleave(VIEWS))
+    sides = [set(group[part].tolist()) for part in (fold.train, fold.validation, fold.test)]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len(group.unique()) and all(sides)
+    assert len(torch.cat([fold.train, fold.validation, fold.test]).unique()) == IMAGES * VIEWS
+    how = {"size": 32, "scale": "standard", "memory": 10**8, "count": 10, "seed": 0}
+    assert view_rows(seen(), ("pool", "vector"), group=torch.arange(200) // 100, **how) == []
 
 
 def test_what_was_drawn_becomes_tasks_and_what_never_varies_none():
@@ -55,13 +66,13 @@ def test_what_was_drawn_becomes_tasks_and_what_never_varies_none():
 
 def test_a_layer_is_scored_by_what_it_knows_of_its_views():
     views = seen()
-    rows = view_rows(views, ("pool", "vector"), size=32, scale="standard", memory=10**8, count=100, seed=0)
+    rows = view_rows(views, ("pool", "vector"), size=32, group=None, scale="standard", memory=10**8, count=100, seed=0)
     json.dumps(rows, allow_nan=False)
     assert {(row["shift"], row["task"].split(".")[0]) for row in rows} == {("views", "view")}
     value = {(row["layer"], row["task"]): row["value"] for row in rows}
     assert value["stem", "view.crop_x"] > 0.9 and value["stem", "view.grey"] > 0.95
     assert value["pool", "view.crop_x"] < 0.2 and abs(value["stem", "view.hue"]) < 0.3
-    fold, _ = split(views, 0)
+    fold, _ = split(views, None, 0)
     x, y = views.layers[0].features, view_tasks(views, 32)["view.crop_x"].values
     l2 = float(
         next(r for r in rows if (r["layer"], r["task"]) == ("stem", "view.crop_x"))["options"].removeprefix("l2=")

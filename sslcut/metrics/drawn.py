@@ -1,11 +1,10 @@
 """What a layer still knows of how a view was made: probes for the augmentation's own parameters (arXiv 2206.13378)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from sslcut.data.images import Task
+from sslcut.data.strata import deal_groups
 from sslcut.metrics.layer import Fold
 from sslcut.metrics.linear import linear
 from sslcut.metrics.score import choosing_metric
@@ -19,16 +18,28 @@ HAPPENS = ("flip", "grey", "blur", "solarise")
 
 
 def view_rows(
-    seen: Viewed, reference: tuple[str, str], *, size: int, scale: str, memory: int, count: int, seed: int
+    seen: Viewed,
+    reference: tuple[str, str],
+    *,
+    size: int,
+    group: Tensor | None,
+    scale: str,
+    memory: int,
+    count: int,
+    seed: int,
 ) -> list[Row]:
     """A row for each layer and parameter: ridge for numbers, logistic regression for what happens or does not.
 
-    Images are split, so that none is on two sides; `size` is their side in pixels, and `count` resamples draw whole
-    images. A parameter that does not vary has no row.
+    Images are split, by their `group` of all the measurement's rows (M,) where there is one, so that none is on two
+    sides; `size` is their side in pixels, and `count` resamples draw whole groups. A parameter that does not vary has
+    no row, and where there are fewer than three groups none has.
     """
+    divided = split(seen, group, seed)
+    if divided is None:
+        return []
     tasks = view_tasks(seen, size)
-    fold, group = split(seen, seed)
-    test, validation = (Part([fold], part, group=group, count=count, seed=seed) for part in ("test", "validation"))
+    fold, together = divided
+    test, validation = (Part([fold], part, group=together, count=count, seed=seed) for part in ("test", "validation"))
     fits = [fit for layer in seen.layers for fit in linear([layer], tasks, [fold], scale=scale, memory=memory)]
     rows: list[Row] = []
     for name, task in tasks.items():
@@ -55,12 +66,17 @@ def _varies(values: Tensor) -> bool:
     return bool((values != values[0]).any())
 
 
-def split(seen: Viewed, seed: int) -> tuple[Fold, Tensor]:
-    """The views that fit, choose and score, each image's together; and which image each view is of, (N·V,)."""
-    images = len(seen.rows)
-    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
-    ends = [round(images * share) for share in (SHARES[0], SHARES[0] + SHARES[1])]
-    parts: Sequence[Tensor] = torch.tensor_split(order, ends)
-    views = torch.arange(seen.views)
-    train, validation, test = ((part.sort().values[:, None] * seen.views + views).flatten() for part in parts)
-    return Fold(train, validation, test), torch.arange(images).repeat_interleave(seen.views)
+def split(seen: Viewed, group: Tensor | None, seed: int) -> tuple[Fold, Tensor] | None:
+    """The views that fit, choose and score, those of a group together; and which group each view is of, (N·V,).
+
+    `group` is that of each of the measurement's rows (M,); without it each image is one. None where there are fewer
+    than three groups.
+    """
+    groups = torch.arange(len(seen.rows)) if group is None else group[seen.rows]
+    if len(torch.unique(groups)) < len(SHARES):
+        return None
+    of_image = deal_groups(groups, torch.zeros_like(groups), SHARES, seed)
+    train, validation, test = (
+        (of_image == part).repeat_interleave(seen.views).nonzero().squeeze(1) for part in range(len(SHARES))
+    )
+    return Fold(train, validation, test), groups.repeat_interleave(seen.views)

@@ -18,7 +18,7 @@ from sslcut.metrics.extract import Source, Taps
 from sslcut.metrics.geometry import evenly
 from sslcut.metrics.store import Store
 from sslcut.metrics.tangent import SAMPLES, Head, Key, head_behind
-from sslcut.metrics.viewed import Viewed, reference_views, viewed
+from sslcut.metrics.viewed import Viewed, reference_views, resolved, viewed
 from sslcut.model.network import Network
 
 NEARBY = 0.1  # strength of the weak views whose plane is compared with that of neighbours
@@ -28,13 +28,14 @@ NEARBY = 0.1  # strength of the weak views whose plane is compared with that of 
 class Handed:
     """Views of all layers, weak views of the reference, the head behind it: each where a measure wants it.
 
-    `memory` is what is left of the budget, in bytes.
+    `memory` is what is left of the budget, in bytes, `under` the views' description where any were made.
     """
 
     memory: int
     viewed: Viewed | None = None
     nearby: Viewed | None = None
     head: Head | None = None
+    under: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def handed(
         alone = Taps(sight.network, [sight.reference], sight.device)
         weak = {**asked, "strength": NEARBY}
         nearby, memory = yield from _views(sight, alone, weak, SAMPLES, seed, memory)
-    return Handed(memory, seen, nearby, head)
+    under = resolved(asked) if seen is not None or nearby is not None else None
+    return Handed(memory, seen, nearby, head, under)
 
 
 def _views(

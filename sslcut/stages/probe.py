@@ -31,7 +31,7 @@ from sslcut.metrics.layer import rows_of as part_rows
 from sslcut.metrics.shifted import Shifts, read_beside, shifts
 from sslcut.metrics.store import Store
 from sslcut.metrics.transfer import optuna_itself
-from sslcut.metrics.viewed import Viewed, reference_views, resolved
+from sslcut.metrics.viewed import Viewed, reference_views
 from sslcut.model.build import blueprint, build
 from sslcut.model.network import Network
 from sslcut.names import backbone_end, measured, part_of, resolve
@@ -232,12 +232,10 @@ class _Probing:
                 concatenated=concatenated(kept, store.shelf(together)) if last else None,
                 shifted=shifted,
             )
-            results["results"] += self.view_rows(network, beside.viewed, rows, memory)
+            results["results"] += yield from self.view_rows(network, beside.viewed, rows, memory)
         layer, readout = self.reference(network)
-        reference = {"reference": {"layer": layer, "readout": readout}}
-        seen = beside.viewed is not None or beside.nearby is not None
-        viewed = {"viewed": resolved(self.probe["viewed"]) if seen else None}
-        results = {**self.about(opened, rows), **reference, **viewed, **results, "cost": self.cost(network)}
+        about = {**self.about(opened, rows), "reference": {"layer": layer, "readout": readout}, "viewed": beside.under}
+        results = {**about, **results, "cost": self.cost(network)}
         self.write({key: results[key] for key in ORDER}, predictions, rows)
         if directory is not None:
             directory.record(step_of(results, self.target, round(time.monotonic() - started, 2)))
@@ -268,7 +266,7 @@ class _Probing:
     def reference(self, network: Network) -> Tap:
         """The published read-out: the backbone's end where the file holds it whole, else the file's last block."""
         names = network.names
-        if part_of(names[-1]) != "backbone" or names[-1] == self._trained_end():
+        if part_of(names[-1]) != "backbone" or names[-1] == blueprint(self.source.document["model"]).backbone:
             return backbone_end(names), "vector"
         return names[-1], network.readout
 
@@ -294,9 +292,6 @@ class _Probing:
         """The seed that divides the data: the training's on its own data, or this would test on what it trained on."""
         trained = (self.source.document.get("recipe") or {}).get("seed", self.document["seed"])
         return trained if on_own_data(self.source, self.recipe) else self.document["seed"]
-
-    def _trained_end(self) -> str:
-        return blueprint(self.source.document["model"]).backbone
 
     def sources(self, network: Network, opened: Opened, rows: Rows, wanted: list[Tap]) -> dict[str, Source]:
         """All that is read of the images in one pass: the network, its untrained twin, the pixels."""
@@ -337,12 +332,17 @@ class _Probing:
         asked, seed = self.probe["viewed"], self.document["seed"]
         return (yield from handed(wants, sight, source, asked, seed=seed, memory=memory))
 
-    def view_rows(self, network: Network, seen: Viewed | None, rows: Rows, memory: int) -> list[dict[str, Any]]:
+    def view_rows(
+        self, network: Network, seen: Viewed | None, rows: Rows, memory: int
+    ) -> Generator[Event, None, list[dict[str, Any]]]:
         """What each layer knows of the parameters that made its views, where the recipe asks for it."""
         if seen is None or not self.probe["view_parameters"]:
             return []
-        how = {"size": rows.images.size, "count": self.probe["bootstrap"], "seed": self.document["seed"]}
-        return view_rows(seen, self.reference(network), scale=self.probe["scale"], memory=memory, **how)
+        how = {"size": rows.images.size, "group": rows.images.group, "scale": self.probe["scale"], "memory": memory}
+        how |= {"count": self.probe["bootstrap"], "seed": self.document["seed"]}
+        if not (found := view_rows(seen, self.reference(network), **how)):
+            yield Warn("no probe of the views: too few images, or groups of them, to divide, or views that never vary")
+        return found
 
     def cost(self, network: Network) -> list[dict[str, Any]]:
         """Parameters, FLOPs and measured time of reading at each layer: everything up to and including it."""
