@@ -6,19 +6,24 @@ measures as they are.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from sslcut.choices import Section, told
-from sslcut.errors import UsageError, suggestion
-from sslcut.marked import Marked, Problem
-from sslcut.names import resolve
-from sslcut.registry import MEASURES
+from sslcut.choices import Section, told, wanted
+from sslcut.registry import METHODS
 
 Figure = Literal["layers", "width", "strength", "head", "transfer"]
 ABOUT = ("task", "tasks", "measure")  # what a quantity is about: one of these
+OF_SCORES = ("probe", "metric", "control", "untrained")  # how a score was reached, which a measure is not
+
+
+def _control(name: str) -> str:
+    if not re.fullmatch(r"pca=[1-9]\d*|scale=(raw|standard)", name):
+        raise wanted("`pca=` and a width, or `scale=raw`")
+    return name
 
 
 class Quantity(Section):
@@ -26,8 +31,8 @@ class Quantity(Section):
 
     `tasks: transfer` are those that no cell of the sweep was trained on. `layer` is a block's name, `backbone`,
     `projector`, or `best` (the task's best place by validation). `over` divides by the same number at that layer.
-    `control` asks for the scores under a control of the probe, such as `pca=16`; `untrained` for those of the network
-    as it was drawn.
+    `control` asks for the scores under a control of the probe: `pca=16`, the common width, or `scale=raw`; `untrained`
+    for those of the network as it was drawn.
     """
 
     task: str | None = None
@@ -36,8 +41,8 @@ class Quantity(Section):
     layer: str | None = None
     readout: str | None = None
     probe: str | None = None
-    metric: str | None = None
-    control: str | None = None
+    metric: Literal["accuracy", "balanced_accuracy", "r2"] | None = None
+    control: Annotated[str, AfterValidator(_control)] | None = None
     over: str | None = None
     untrained: bool | None = None
 
@@ -46,15 +51,20 @@ class Quantity(Section):
         named = [key for key in ABOUT if getattr(self, key) is not None]
         if len(named) > 1:
             raise told(f"a claim's number is about {' and '.join(named)} at once", "leave all but one of them out")
-        if self.measure is not None and self.layer == "best":
+        if self.measure is not None and "best" in (self.layer, self.over):
             raise told(f"no layer is the best by `{self.measure}`", "name a layer: only a task has a best one")
+        if self.measure is not None and self.layer == "pixels":
+            raise told(f"`{self.measure}` is not taken of the raw pixels", "name a layer: only scores have pixels")
+        if self.measure is not None and (key := next((key for key in OF_SCORES if getattr(self, key)), None)):
+            raise told(f"`{self.measure}` is no score and has no `{key}`", f"leave `{key}` out")
         return self
 
     def changed(self, by: "Quantity") -> "Quantity":
         """The same number with what `by` says in its place."""
         ours, theirs = self.model_dump(exclude_none=True), by.model_dump(exclude_none=True)
         if any(key in theirs for key in ABOUT):
-            ours = {key: value for key, value in ours.items() if key not in ABOUT}
+            gone = (*ABOUT, *OF_SCORES) if "measure" in theirs else ABOUT
+            ours = {key: value for key, value in ours.items() if key not in gone}
         return Quantity(**{**ours, **theirs})
 
     @property
@@ -81,6 +91,10 @@ class Claim(Section):
     def _whole(self) -> "Claim":
         if self.value.layer is None or all(getattr(self.value, key) is None for key in ABOUT):
             raise told(f"a claim's `value` needs a `layer`, and one of {', '.join(ABOUT)}", "write both")
+        try:
+            self.terms  # noqa: B018  what `less` and `than` change must leave a number that there can be
+        except ValidationError as error:
+            raise told(**error.errors()[0]["ctx"]) from error
         if self.less is None and self.than is None and not self.against:
             raise told("a claim compares nothing", "write `less` (in the same cells) or `against` (in others)")
         if not self.in_points and self.smallest is None:
@@ -164,88 +178,11 @@ def _agrees(asked: Any, found: Any) -> bool:
     return bool(asked == found) and isinstance(asked, bool) == isinstance(found, bool)
 
 
-# ---- faults
-
-
-class Cell(Protocol):
-    """What the claims need to know of a sweep's cell."""
-
-    @property
-    def overrides(self) -> Mapping[str, Any]:
-        """What the sweep sets in it."""
-        ...
-
-    @property
-    def recipe(self) -> Any:
-        """Its recipe."""
-        ...
-
-
-def faults(text: Marked, study: Study, cells: Sequence[Cell], settled: Iterable[str] = ()) -> Iterator[Problem]:
-    """What is wrong with claims, told from the recipe's text: keys, values and probes that no cell has.
-
-    A value that no cell has is no fault where the command line has `settled` its key: the claim is then undecided. A
-    recipe without cells is one of a sweep's, and its claims are the sweep's.
-    """
-    recipes = [cell.recipe.dump() for cell in cells]
-    swept = list(dict.fromkeys(key for cell in cells for key in cell.overrides))
-    closed = set(settled)
-    for index, claim in enumerate(study.claims if cells else ()):
-        yield from _cell_faults(text, index, claim, recipes, swept, closed)
-        yield from _probe_faults(text, index, claim, recipes)
-
-
-def _cell_faults(
-    text: Marked, index: int, claim: Claim, recipes: Sequence[Mapping[str, Any]], swept: Sequence[str], closed: set[str]
-) -> Iterator[Problem]:
-    for name, asked in (("where", claim.where), ("against", claim.against or {})):
-        for key in asked:
-            if all(at(recipe, key) is None for recipe in recipes):
-                place = text.place(("study", "claims", index, name, key))
-                yield Problem(place, f"a claim speaks of `{key}`, which no cell has", suggestion(key, swept, "swept"))
-                return
-    found = [[recipe for recipe in recipes if fits(side, recipe)] for side in claim.sides]
-    place = text.place(("study", "claims", index))
-    if any(not side for side in found) and closed.isdisjoint(claim.sides[-1]):
-        asked = next(side for side, cells in zip(claim.sides, found, strict=True) if not cells)
-        told_of = ", ".join(f"{key}: {value}" for key, value in asked.items())
-        yield Problem(place, f"no cell of the sweep has {{{told_of}}}", "a claim speaks of cells that the sweep makes")
-    elif claim.against and any(recipe in found[1] for recipe in found[0]):
-        yield Problem(place, "a claim compares cells with themselves", "name in `where` what `against` changes")
-
-
-def _probe_faults(text: Marked, index: int, claim: Claim, recipes: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
-    probe = recipes[0]["probe"]
-    place = text.place(("study", "claims", index))
-    for each in claim.quantities:
-        named = [each.task] if each.task else each.tasks if isinstance(each.tasks, tuple) else ()
-        if probe["tasks"] != "all" and (missing := next((task for task in named if task not in probe["tasks"]), None)):
-            hint = suggestion(missing, probe["tasks"], "`probe.tasks`")
-            yield Problem(place, f"a claim speaks of the task `{missing}`, which is not probed", hint)
-        measures = [choice["name"] for choice in probe["measures"]]
-        if each.measure in MEASURES and each.measure not in measures:
-            hint = suggestion(str(each.measure), measures, "`probe.measures`")
-            yield Problem(place, f"a claim speaks of the measure `{each.measure}`, which is not taken", hint)
-        if each.untrained and not probe["untrained"]:
-            yield Problem(
-                place, "a claim speaks of the untrained network, which is not probed", "`probe.untrained: true`"
-            )
-        probes = [choice["name"] for choice in probe["probes"]]
-        if each.measure is None and (each.probe or "linear") not in probes:
-            hint = suggestion(each.probe or "linear", probes, "`probe.probes`")
-            yield Problem(place, f"a claim speaks of the probe `{each.probe or 'linear'}`, which does not run", hint)
-
-
-def check_layers(recipe: Mapping[str, Any], names: Sequence[str], measured: Sequence[str]) -> None:
-    """Raise UsageError for a layer of a claim that a cell's network, of blocks `names`, lacks or does not measure."""
-    study = study_of(recipe)
-    for claim in study.claims if study is not None else ():
-        if not any(fits(side, recipe) for side in claim.sides):
-            continue
-        layers = [
-            layer for each in claim.quantities for layer in (each.layer, each.over) if layer not in (None, "best")
-        ]
-        for layer in layers:
-            if (block := resolve(str(layer), names)) not in measured:
-                what = f"the claim “{claim.says}” reads `{block}`, which is not measured"
-                raise UsageError(what, hint=f"add it to `probe.layers`: {', '.join(measured)}")
+def taught(recipe: Mapping[str, Any], first: str | None = None) -> list[str]:
+    """The tasks whose labels a recipe trains on: those that it names, else the data's `first` class task."""
+    method, views = recipe.get("method") or {}, recipe.get("views") or {}
+    name, task = str(method.get("name")), method.get("task")
+    labelled = name in METHODS and METHODS.literal(name, "uses_labels", False)
+    found = [task or first] if labelled or method.get("negatives") == "mask_same_label" else []
+    found += [views.get("task") or task or first] if views.get("positives") == "label" else []
+    return list(dict.fromkeys(task for task in found if task))

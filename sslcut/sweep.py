@@ -9,12 +9,12 @@ from itertools import chain, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from sslcut import claims
 from sslcut.draft import settles
 from sslcut.errors import UsageError
 from sslcut.marked import Keys, Marked, Place, Problem, everywhere, refusal, spoken
 from sslcut.merge import normalise
 from sslcut.recipe import check
+from sslcut.soundness import faults_of
 
 if TYPE_CHECKING:
     from sslcut.sections import Recipe
@@ -64,7 +64,7 @@ def cells(recipe: "Recipe") -> list[Cell]:
         if checked is not None:
             made.append(Cell(name, _overrides(point), checked))
     if recipe.study is not None and not problems:
-        problems += claims.faults(text, recipe.study, made, _settled(recipe))
+        problems += faults_of(text, recipe.study, made, _settled(recipe))
     if problems:
         raise refusal(problems)
     return made

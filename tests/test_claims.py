@@ -10,12 +10,13 @@ import study_data
 import vl_convert
 from cli import sslcut, tiny
 
-from sslcut.claims import Quantity, check_layers, fits
+from sslcut.claims import Quantity, fits
 from sslcut.errors import RecipeError, UsageError
 from sslcut.recipe import load
 from sslcut.render import atlas, chart, claimed, compare, conditions, sections
 from sslcut.render import study as study_room
 from sslcut.render.gather import labels
+from sslcut.soundness import check_layers
 from sslcut.sweep import cells
 
 RECIPE = """
@@ -28,6 +29,10 @@ study:
       value: {task: hue, layer: backbone}
       where: {views.strength: 0.1}
       against: {views.strength: 1.0}
+"""
+NARROW = """
+probe: {tasks: [hue], common_width: 16, pixels: false}
+method: {name: supervised, task: hue}
 """
 
 
@@ -76,10 +81,19 @@ def test_a_study_is_part_of_every_cells_recipe_and_of_no_stages_hash(tmp_path):
         ("task: hue, layer: backbone", "task: hue", "`value` needs a `layer`"),
         ("against: {views.strength: 1.0}", "smallest: 2", "compares nothing"),
         ("task: hue", "taks: hue", "unknown key `study.claims[0].value.taks`"),
+        ("layer: backbone", "layer: backbone, control: pca=32", "`pca=32`, and all layers are read at 16"),
+        ("layer: backbone", "layer: backbone, control: scale=raw", "`scale=raw`, which does not run"),
+        ("layer: backbone", "layer: backbone, control: raw", "must be `pca=` and a width, or `scale=raw`, not `raw`"),
+        ("layer: backbone", "layer: backbone, readout: grid2", "the read-out `grid2`, which is not taken"),
+        ("layer: backbone", "layer: backbone, metric: acuracy", "must be `accuracy`, `balanced_accuracy` or `r2`"),
+        ("task: hue", "tasks: transfer", "every task that is probed is trained on"),
+        ("layer: backbone", "layer: pixels", "the raw pixels, which are not probed"),
+        ("layer: backbone}", "layer: pool}\n      less: {measure: rankme, layer: best}", "no layer is the best by"),
+        ("task: hue, layer", "measure: rankme, probe: knn, layer", "`rankme` is no score and has no `probe`"),
     ],
 )  # fmt: skip
 def test_a_claim_that_no_cell_could_bear_out_is_a_fault_with_its_line(tmp_path, old, new, what):
-    (fault,) = faults(written(tmp_path, RECIPE.replace(old, new)))
+    (fault,) = faults(written(tmp_path, RECIPE.replace(old, new) + NARROW))
     assert what in fault and re.search(r"s\.yaml:\d+: ", fault)
 
 
@@ -101,6 +115,8 @@ def test_a_claims_layer_that_the_network_lacks_or_the_probe_passes_over_is_a_fau
     recipe["study"]["claims"][0]["value"]["layer"] = "projector"
     with pytest.raises(UsageError, match="which is not measured"):
         check_layers(recipe, names, ["pool"])
+    recipe["study"]["claims"][0]["value"]["layer"] = "pixels"
+    check_layers(recipe, names, ["pool"])
     recipe["study"]["claims"][0]["value"]["layer"] = "layer9"
     with pytest.raises(UsageError, match="layer9"):
         check_layers(recipe, names, ["pool"])
@@ -127,6 +143,11 @@ def test_a_comparison_changes_what_it_names_and_keeps_the_rest():
     value = Quantity(task="hue", layer="backbone", probe="knn")
     assert value.changed(Quantity(layer="projector")) == Quantity(task="hue", layer="projector", probe="knn")
     assert value.changed(Quantity(tasks="all")) == Quantity(tasks="all", layer="backbone", probe="knn")
+
+
+def test_a_probe_that_some_cell_has_bears_a_claim_out(tmp_path):
+    swept = written(tmp_path, RECIPE.replace("layer: backbone", "layer: backbone, probe: mlp"))
+    assert cells(load(swept, ["sweep={views.strength: [0.1, 1.0], probe.probes: [[linear], [linear, mlp]]}"]))
 
 
 def test_the_readmes_study_is_sound(tmp_path):

@@ -5,7 +5,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from sslcut import answers, claims, header
+from sslcut import answers, header
 from sslcut.data.opening import open_data
 from sslcut.errors import AbsentError
 from sslcut.events import Event, Plan, Result, Stage, Warn
@@ -18,6 +18,7 @@ from sslcut.names import resolve
 from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
+from sslcut.soundness import check_layers
 from sslcut.stages import guillotine, pretrain, probe, report, resize
 from sslcut.study.sharing import take_over
 from sslcut.training.online import asked_taps
@@ -114,7 +115,7 @@ def check_places(recipe: Recipe) -> None:
     if "resize" in recipe.stages:
         chain = resized(chain, blueprint(resize.asked(recipe).of_model(model)))
     measured = probe.asked_layers(document["probe"]["layers"], chain.names)
-    claims.check_layers(document, chain.names, measured)
+    check_layers(document, chain.names, measured)
     if document["train"]["online"] is not None:
         asked_taps(document["train"]["online"]["layers"], chain.names)
     how = document["guillotine"]
