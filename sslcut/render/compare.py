@@ -27,6 +27,7 @@ ASIDE = (
     "guillotine",
     "description",
 )  # what makes no other recipe
+OF_THE_DATA = ("name", "size", "folds", "classes")  # what makes other data; how many images fall where, a seed may draw
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def _recipe_key(document: Document) -> str:
     if not document.recipe:
         stages.append([document.checkpoint.identity, None])
     reference = document.reference.model_dump() if document.reference else None
-    return json.dumps([flat, document.data, document.layers, reference, stages], sort_keys=True, default=str)
+    data = {key: document.data.get(key) for key in OF_THE_DATA}
+    return json.dumps([flat, data, document.layers, reference, stages], sort_keys=True, default=str)
 
 
 def _but_seed(options: Any) -> Any:
