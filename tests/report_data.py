@@ -19,6 +19,8 @@ RECIPE: dict[str, Any] = {
     "paper": {"id": "2206.13378", "fidelity": "protocol"},
 }
 
+TRAINED = {"epochs": 20, "data": "shapes"}
+
 
 def document(
     *,
@@ -53,7 +55,7 @@ def document(
         "best": [_best(task, results, reference) for task in tasks],
         "recommended": {**place(recommended), "why": "It is the earliest of the set."} if tasks else None,
         "recipe": recipe or RECIPE | {"seed": seed},
-        "history": [{"stage": "pretrain", "options": {"epochs": 20}, "input": None, "device": "cpu", "threads": 2}],
+        "history": [{"stage": "pretrain", "options": TRAINED, "input": None, "device": "cpu", "threads": 2}],
         "model": "resnet10, width 16, stem small; projector 256-256-128",
         "versions": {"sslcut": "0.1.0", "torch": "2.14.1"},
     }

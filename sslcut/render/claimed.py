@@ -15,12 +15,13 @@ from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, judge, per
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with its verdict, and the seeds of the study that could not speak of it."""
+    """A claim with its verdict, the seeds of the study that could not speak of it, and the conditions it lacks."""
 
     claim: Claim
     verdict: Verdict
     smallest: float
     missing: tuple[Any, ...] = ()
+    lacking: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -37,16 +38,18 @@ def _judged(claim: Claim, study: Study, setting: Setting) -> Judged:
     found = differences(claim, setting)
     verdict = judge([*found.values()], study.smallest_of(claim), len(study.claims))
     missing = sorted(setting.seeds - found.keys(), key=str)
-    return Judged(claim, verdict, study.smallest_of(claim), tuple(missing))
+    lacking = dict.fromkeys(label for asked in claim.sides for label in setting.lacking(asked))
+    return Judged(claim, verdict, study.smallest_of(claim), tuple(missing), tuple(lacking))
 
 
 def differences(claim: Claim, setting: Setting) -> dict[Any, float]:
     """Seed → the claim's effect, for the seeds that every condition it speaks of has.
 
     In each of `where`'s conditions the value less what it is compared with, their mean; less the same of `against`'s.
+    None where a planned condition that it speaks of has no result: the mean over the others is of another thing.
     """
     sides = [setting.where(asked) for asked in claim.sides]
-    if not all(sides):
+    if not all(sides) or any(setting.lacking(asked) for asked in claim.sides):
         return {}
     effects = [_by_seed(claim, groups, setting) for groups in sides]
     if len(effects) == 1:
@@ -109,6 +112,8 @@ def sentence(one: Judged) -> str:
     """A claim with its verdict, effect, interval, seeds and signs."""
     verdict = one.verdict
     head = f"“{one.claim.says}” {_said(verdict)}"
+    if one.lacking:
+        return f"{head}: no result of {words.listed([*map(words.code, one.lacking)])}."
     if verdict.mean is None:
         return f"{head}: no seed has the numbers that it is about."
     told = f"{number(verdict.mean, points=one.claim.in_points)}{one.unit}{interval(one)}"

@@ -7,28 +7,51 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from sslcut.claims import Quantity, Study, at, fits
+from sslcut.claims import Quantity, Study, at, fits, taught
 from sslcut.errors import UsageError
 from sslcut.names import resolve
-from sslcut.registry import METHODS
 from sslcut.render import compare, words
 from sslcut.render.compare import Group, Spread
 from sslcut.render.results import Document, Place, Score
 
 ABSENT = object()
+Data = tuple[str, Any]  # a data set's name and folder
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A condition that was planned and of which no seed has a result."""
+
+    label: str
+    recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every number of a study needs to know: the conditions, and the tasks that some cell was trained on."""
+    """What every number of a study needs to know.
+
+    The conditions, each read on the data that it was trained on; the tasks that some cell was trained on, by data set;
+    the same networks read on other data; and the planned conditions that are not there.
+    """
 
     groups: tuple[Group, ...]
-    sources: tuple[str, ...]
+    learned: tuple[tuple[Data, str], ...] = ()
+    elsewhere: tuple[Group, ...] = ()
+    absent: tuple[Absent, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the tasks that some cell was trained on."""
+        return tuple(dict.fromkeys(task for _, task in self.learned))
 
     @cached_property
     def seeds(self) -> frozenset[Any]:
         """The seeds that any condition has."""
         return frozenset(seed for group in self.groups for seed in by_seed(group))
+
+    def lacking(self, asked: Mapping[str, Any]) -> list[str]:
+        """The planned conditions that have what is asked, and no result."""
+        return [one.label for one in self.absent if fits(asked, one.recipe)]
 
     def where(self, asked: Mapping[str, Any]) -> list[Group]:
         """The conditions whose recipe has what is asked."""
@@ -41,23 +64,55 @@ class Setting:
 
     def value(self, document: Document, what: Quantity) -> float | None:
         """The number of one result, scores in points; None where it was not measured."""
-        found = _value(document, what, self.sources)
+        known = [task for data, task in self.learned if data == data_of(document)]
+        found = _value(document, what, known)
         if found is None or what.over is None:
             return found
-        base = _value(document, what.changed(Quantity(layer=what.over)), self.sources)
+        base = _value(document, what.model_copy(update={"layer": what.over}), known)
         return found / base if base else None
 
 
-def setting(groups: Sequence[Group], study: Study) -> Setting:
-    """The groups as a study's conditions, named by the keys that it speaks of and as many more as tell them apart."""
+def setting(groups: Sequence[Group], study: Study, planned: Sequence[Mapping[str, Any]] = ()) -> Setting:
+    """The groups as a study's conditions, named by the keys that it speaks of and as many more as tell them apart.
+
+    Networks that were read on other data too stand aside with it, unless all were. `planned` are the recipes of the
+    study's cells.
+    """
+    own = [group for group in groups if on_own_data(group.documents[0])] or list(groups)
+    lost = _lost(planned, [recipe_of(group) for group in own])
     spoken = dict.fromkeys(key for claim in study.claims for side in claim.sides for key in side)
-    recipes = [recipe_of(group) for group in groups]
+    recipes = [*map(recipe_of, own), *lost]
     keys = telling(recipes, list(spoken))
-    named = [replace(group, label=name) for group, name in zip(groups, names(recipes, keys), strict=True)]
+    told = names(recipes, keys)
     rank = _ranks(recipes, keys)
-    order = sorted(range(len(named)), key=lambda index: [rank[key, _shown(recipes[index], key)] for key in keys])
-    sources = dict.fromkeys(task for group in groups for task in trained_on(group.documents[0]))
-    return Setting(tuple(named[index] for index in order), tuple(sources))
+    order = sorted(range(len(own)), key=lambda index: [rank[key, _shown(recipes[index], key)] for key in keys])
+    absent = map(Absent, told[len(own) :], lost)
+    learned = dict.fromkeys((data_of(one.documents[0]), task) for one in own for task in trained_on(one.documents[0]))
+    elsewhere = tuple(group for group in groups if group not in own)
+    return Setting(
+        tuple(replace(own[index], label=told[index]) for index in order), tuple(learned), elsewhere, tuple(absent)
+    )
+
+
+def _lost(planned: Sequence[Mapping[str, Any]], there: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One planned recipe for each condition that is not `there`, told by the keys in which the planned ones differ."""
+    flat = [compare.flatten(recipe) for recipe in planned]
+    keys = _differing(flat)
+    known = _kinds([compare.flatten(recipe) for recipe in there], keys)
+    lost = {next(iter(_kinds([one], keys))): recipe for one, recipe in zip(flat, planned, strict=True)}
+    return [recipe for kind, recipe in lost.items() if kind not in known]
+
+
+def data_of(document: Document) -> Data:
+    """The data set that a result is on."""
+    data = document.recipe.get("data") or {}
+    return str(data.get("name") or document.data_name), data.get("root")
+
+
+def on_own_data(document: Document) -> bool:
+    """Whether a result is on the data that its network was trained on."""
+    trained = [entry.get("options") or {} for entry in document.history if entry.get("stage") == "pretrain"]
+    return bool(trained) and (trained[-1].get("data"), trained[-1].get("root")) == data_of(document)
 
 
 def by_seed(group: Group) -> dict[Any, Document]:
@@ -71,18 +126,9 @@ def recipe_of(group: Group) -> dict[str, Any]:
 
 
 def trained_on(document: Document) -> list[str]:
-    """The tasks whose labels the network of a result was trained on, by its recipe."""
-    method, views = document.recipe.get("method") or {}, document.recipe.get("views") or {}
-    first = next((name for name, kind in document.tasks.items() if kind == "class"), "")
-    found = []
-    name = str(method.get("name"))
-    if name in METHODS and (
-        METHODS.literal(name, "uses_labels", False) or method.get("negatives") == "mask_same_label"
-    ):
-        found.append(method.get("task") or first)
-    if views.get("positives") == "label":
-        found.append(views.get("task") or method.get("task") or first)
-    return [task for task in dict.fromkeys(found) if task]
+    """The tasks whose labels the network of a result was trained on; on other data none."""
+    first = next((name for name, kind in document.tasks.items() if kind == "class"), None)
+    return taught(document.recipe, first) if on_own_data(document) else []
 
 
 # ---- names
@@ -91,8 +137,7 @@ def trained_on(document: Document) -> list[str]:
 def telling(recipes: Sequence[Mapping[str, Any]], first: Sequence[str]) -> list[str]:
     """The few dotted keys whose values tell all recipes apart, those of `first` before others."""
     flat = [compare.flatten(recipe) for recipe in recipes]
-    differing = [key for key in dict.fromkeys(key for one in flat for key in one) if _differs(flat, key)]
-    differing = [key for key in differing if key.split(".")[0] not in compare.ASIDE]
+    differing = _differing(flat)
     spoken = [key for ask in first for key in differing if key == ask or key.startswith(f"{ask}.")]
     chosen: list[str] = []
     for key in dict.fromkeys([*spoken, *sorted(differing, key=_common_first)]):
@@ -128,6 +173,11 @@ def _shown(recipe: Mapping[str, Any], key: str) -> str:
 def _common_first(key: str) -> tuple[bool, int]:
     """The order in which keys are tried: names of choices before their options, short keys before long ones."""
     return not key.endswith(".name"), key.count(".")
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [key for key in dict.fromkeys(key for one in flat for key in one) if _differs(flat, key)]
+    return [key for key in found if key.split(".")[0] not in compare.ASIDE]
 
 
 def _differs(flat: Sequence[Mapping[str, Any]], key: str) -> bool:

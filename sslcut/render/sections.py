@@ -79,10 +79,16 @@ class Report:
         return [figure for part in self.parts for section in part.sections for figure in section.figures]
 
 
-def report(found: Sequence[Found], title: str | None = None, asked: Study | None = None) -> Report:
+def report(
+    found: Sequence[Found],
+    title: str | None = None,
+    asked: Study | None = None,
+    planned: Sequence[Mapping[str, Any]] = (),
+) -> Report:
     """The report on one result, or on several and what they say together.
 
-    Where they come from a sweep with a `study` (the one given, else their recipes' own), its claims lead.
+    Where they come from a sweep with a `study` (the one given, else their recipes' own), its claims lead; `planned` are
+    the recipes of the sweep's cells.
     """
     documents = [one.document for one in found]
     notes = tuple(dict.fromkeys(note for document in documents for note in _notes(document)))
@@ -93,9 +99,9 @@ def report(found: Sequence[Found], title: str | None = None, asked: Study | None
         return Report(title or _own_title(found), answer, notes, tuple(facts(documents[0])), (part,))
     names = labels(found)
     cells, grouped = compare.cells(found), compare.groups(found, names)
-    shown = study.told(found, grouped, asked)
+    shown = study.told(found, grouped, asked, planned)
     if shown is not None:
-        grouped = list(shown.setting.groups)
+        grouped = [*shown.setting.groups, *shown.setting.elsewhere]
     lines = () if shown is not None and shown.study.figure == "layers" else tuple(atlas.lines(grouped))
     side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped, lines)))
     answer = compare.summary(cells, found, grouped) if shown is None else shown.answer

@@ -1,7 +1,8 @@
 """What the report of a sweep with a `study` leads with: its claims, the paper's figure, and a table of conditions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sslcut.claims import Quantity, Study, study_of
 from sslcut.render import claimed, compare, words
@@ -31,11 +32,13 @@ class Told:
 
     @property
     def prose(self) -> tuple[str, ...]:
-        """How the verdicts are reached, and which conditions lack seeds."""
+        """How the verdicts are reached, and which conditions lack results or seeds."""
         lacking = [f"{words.code(one.label)} has {one.seeds}" for one in self.setting.groups if self._lacks(one)]
         seeds = words.counted(len(self.setting.seeds), "seed")
         short = [f"Of {seeds}, {words.listed(lacking)}: what a seed lacks is left out of its pairs."] if lacking else []
-        return (claimed.rule(self.study), *short)
+        gone = words.listed([words.code(one.label) for one in self.setting.absent])
+        lost = [f"Planned, and without any result: {gone}. Claims that speak of it are undecided."] if gone else []
+        return (claimed.rule(self.study), *lost, *short)
 
     def _lacks(self, group: Group) -> bool:
         return group.seeds < len(self.setting.seeds)
@@ -51,16 +54,22 @@ class Told:
         return tuple(_tables(self))
 
 
-def told(found: Sequence[Found], grouped: Sequence[Group], study: Study | None = None) -> Told | None:
+def told(
+    found: Sequence[Found],
+    grouped: Sequence[Group],
+    study: Study | None = None,
+    planned: Sequence[Mapping[str, Any]] = (),
+) -> Told | None:
     """What a study says of these results: the one given, else the one that all their recipes carry.
 
-    None where there is no such study, or where no result has the numbers that a carried one is about.
+    `planned` are the recipes of its cells, where they are known: a condition of which none came to a result is then
+    named. None where there is no such study, or where no result has the numbers that a carried one is about.
     """
     carried = [study_of(one.document.recipe) for one in found]
-    own = study or (carried[-1] if all(carried) else None)
+    own = study or (carried[0] if all(each == carried[0] for each in carried) else None)
     if own is None:
         return None
-    shared = setting(grouped, own)
+    shared = setting(grouped, own, planned)
     claims = tuple(claimed.judged(own, shared))
     return Told(own, shared, claims) if study or any(one.verdict.values for one in claims) else None
 

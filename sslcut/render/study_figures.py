@@ -1,10 +1,10 @@
 """The figures of five papers, each over a sweep's conditions with seeds as 95 % t intervals (Vega-Lite, no browser)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sslcut.claims import Quantity, Study, at
-from sslcut.render import atlas, compare, conditions, words
+from sslcut.render import atlas, compare, conditions, elsewhere, words
 from sslcut.render.chart import (
     PALETTE,
     Figure,
@@ -95,7 +95,7 @@ def _without_width(setting: Setting, group: Group) -> str:
 
 def _less(recipe: dict[str, Any], key: str) -> dict[str, Any]:
     flat = compare.flatten({name: value for name, value in recipe.items() if name not in compare.ASIDE})
-    return {name: value for name, value in flat.items() if name != key}
+    return {name: value for name, value in flat.items() if name != key and not name.startswith(f"{key}.")}
 
 
 def by_strength(study: Study, setting: Setting) -> Iterator[Figure]:
@@ -181,20 +181,19 @@ def _in_words(rows: Sequence[Row]) -> str:
 
 def by_update(study: Study, setting: Setting) -> Iterator[Figure]:
     """How each way to optimise the head differs from the joint one, paired by seed, at h and at z: a plot a task."""
-    base = [group for group in setting.groups if at(recipe_of(group), f"{UPDATE}.name") == "joint"]
-    others = [group for group in setting.groups if group not in base]
-    if len(base) != 1 or not others:
+    pairs = _against_joint(setting)
+    if not pairs:
         return
-    tasks, rest = shown([MEAN, *base[0].documents[0].metrics])
+    tasks, rest = shown([MEAN, *pairs[0][1].documents[0].metrics])
     rows = [
         row
         for task in tasks
-        for group in others
+        for group, base in pairs
         for series, layer in ENDS.items()
-        for row in _difference(setting, group, base[0], task, series, layer)
+        for row in _difference(setting, group, base, task, series, layer)
     ]
     if rows:
-        order = [group.label for group in others]
+        order = [group.label for group, _ in pairs]
         yield Figure(
             "head-update-against-joint",
             "Each head update less the joint one (points)",
@@ -202,6 +201,17 @@ def by_update(study: Study, setting: Setting) -> Iterator[Figure]:
             _in_words(rows),
             facets(rows, "panel", tasks, _difference_layers(order), cell=210, height=34 * len(order) + 8, rows=order),
         )
+
+
+def _against_joint(setting: Setting) -> list[tuple[Group, Group]]:
+    """Each condition whose head moves otherwise, with the joint one whose recipe is the same but for that."""
+    joint = {
+        compare.shown_value(_less(recipe_of(group), UPDATE)): group
+        for group in setting.groups
+        if at(recipe_of(group), f"{UPDATE}.name") == "joint"
+    }
+    found = [(group, joint.get(compare.shown_value(_less(recipe_of(group), UPDATE)))) for group in setting.groups]
+    return [(group, base) for group, base in found if base is not None and base is not group]
 
 
 def _difference(setting: Setting, group: Group, base: Group, task: str, series: str, layer: str) -> Iterator[Row]:
@@ -241,8 +251,13 @@ def _difference_layers(order: Sequence[str]) -> list[Spec]:
 
 
 def by_transfer(study: Study, setting: Setting) -> Iterator[Figure]:
-    """The task trained on against the mean of the others, at the backbone: a dot a condition, bars both ways."""
-    rows = [row for group in setting.groups for row in _variant(setting, group)]
+    """The task trained on against transfer, at the backbone: a dot a condition, bars both ways.
+
+    Transfer is the mean log-odds on other data sets where the networks were read there, else the mean of the other
+    tasks.
+    """
+    sets, odds = elsewhere.log_odds(setting)
+    rows = [row for group in setting.groups for row in _variant(setting, group, odds if sets else None)]
     if not rows:
         return
     source = words.listed([*setting.sources])
@@ -250,7 +265,8 @@ def by_transfer(study: Study, setting: Setting) -> Iterator[Figure]:
     colour = coloured(dict(zip(names, PALETTE, strict=False)))
     colour["legend"] = {"symbolType": "circle", "columns": 1 if max(map(len, names)) > SHORT else 2}
     x = up("x", title=f"{source}, trained on (score × 100)")
-    y = up("y", title="mean of the other tasks (score × 100)")
+    others = f"mean log-odds on {words.listed(sets)}" if sets else "mean of the other tasks (score × 100)"
+    y = up("y", title=others)
     told = hover(series="condition", source="trained on", transfer="others", seeds="seeds")
     dot = {"x": x, "y": y, "color": colour}
     across = {**dot, "x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}}
@@ -263,20 +279,21 @@ def by_transfer(study: Study, setting: Setting) -> Iterator[Figure]:
     yield Figure(
         "source-against-transfer",
         "The task trained on against transfer to the others",
-        f"Read at the backbone by the linear probe; up and right is better. {SEEDED}",
+        f"Read at the backbone{' by the linear probe' if not sets else ''}; up and right is better. {SEEDED}",
         " ".join(f"{row['series']}: {source} {row['source']}, others {row['transfer']}." for row in rows),
         single(rows, layers, width=560, height=340, least=300),
     )
 
 
-def _variant(setting: Setting, group: Group) -> Iterator[Row]:
+def _variant(setting: Setting, group: Group, odds: Mapping[str, Spread] | None) -> Iterator[Row]:
     source = setting.spread(group, Quantity(tasks=setting.sources, layer="backbone")) if setting.sources else None
-    transfer = setting.spread(group, Quantity(tasks="transfer", layer="backbone"))
+    others = Quantity(tasks="transfer", layer="backbone")
+    transfer = setting.spread(group, others) if odds is None else odds.get(group.label)
     if source is not None and transfer is not None:
         about = {
             "series": group.label,
             "source": _told(source, 1),
-            "transfer": _told(transfer, 1),
+            "transfer": _told(transfer, 1 if odds is None else 2),
             "seeds": group.seeds,
         }
         yield about | _ends(source, "x") | _ends(transfer, "y")

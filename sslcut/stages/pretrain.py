@@ -233,11 +233,13 @@ class _Training:
     def entry(self, history: list[dict[str, Any]], precision: Precision) -> dict[str, Any]:
         """This training's entry in the checkpoint's history."""
         document = self.document
+        root = self.recipe.stored()["data"].get("root")
         return {
             "stage": "pretrain",
             "options": {
                 "method": document["method"]["name"],
                 "data": document["data"]["name"],
+                **({"root": root} if root is not None else {}),
                 "update": document["head"]["update"]["name"],
                 "epochs": document["train"]["epochs"],
                 "seed": document["seed"],

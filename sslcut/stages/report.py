@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sslcut import header
 from sslcut.atomic import machine_fault, make_folder
@@ -35,17 +36,22 @@ def plan(
 
 
 def run(
-    paths: Sequence[Path], out: Path | None = None, title: str | None = None, study: Study | None = None
+    paths: Sequence[Path],
+    out: Path | None = None,
+    title: str | None = None,
+    study: Study | None = None,
+    planned: Sequence[Mapping[str, Any]] = (),
 ) -> Iterator[Event]:
     """Write the report on the results that `paths` mean into `out`, in place of an earlier report.
 
-    It judges the claims of `study`, or of the results' own recipes where that is None.
+    It judges the claims of `study`, or of the results' own recipes where that is None; a condition among the recipes
+    `planned` that has no result is named.
 
     Raises InputError (3) for results that are missing or broken, UsageError (2) where `out` holds other files, and
     MachineError (5) where it cannot be written; what was there before is then still there.
     """
     found, target = _checked(paths, out)
-    told = sections.report(found, title, study)
+    told = sections.report(found, title, study, planned)
     yield Note(f"reporting on {found[0].path}" if len(found) == 1 else f"reporting on {len(found)} results")
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     make_folder(target.parent)

@@ -37,7 +37,8 @@ def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: Run
             if strangers := {path.parent for path in directory.path.glob(f"*/{PATTERN}")} - {*told}:
                 others = f"{len(strangers)} other{'s' * (len(strangers) > 1)}"
                 yield Note(f"the report is on this sweep's cells: `sslcut report {directory.path}` takes in {others}")
-            for event in report.run(told or [directory.path], directory.path / "report", title, recipe.study):
+            into, recipes = directory.path / "report", [cell.recipe.stored() for cell in points]
+            for event in report.run(told or [directory.path], into, title, recipe.study, recipes):
                 if isinstance(event, Result):
                     result = event
                 else:
