@@ -1,6 +1,6 @@
 """Whether a sweep's cells could bear a study's claims out, told before any of them is trained. No torch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from sslcut.claims import Claim, Quantity, Study, at, fits, study_of, taught
@@ -71,7 +71,7 @@ def _probe_faults(text: Marked, index: int, claim: Claim, recipes: Sequence[Mapp
                 yield Problem(text.place(("study", "claims", index)), what, hint)
 
 
-def _unmeasured(each: Quantity, probe: Mapping[str, Any], learned: Set[str]) -> Iterator[tuple[str, str]]:
+def _unmeasured(each: Quantity, probe: Mapping[str, Any], learned: set[str]) -> Iterator[tuple[str, str]]:
     """What a number needs and a recipe's `probe` does not have, and what to write."""
     if each.measure is not None:
         measures = [choice["name"] for choice in probe["measures"]]
@@ -88,7 +88,7 @@ def _unmeasured(each: Quantity, probe: Mapping[str, Any], learned: Set[str]) -> 
         yield "a claim speaks of the raw pixels, which are not probed", "`probe.pixels: true`"
 
 
-def _unscored(each: Quantity, probe: Mapping[str, Any], learned: Set[str]) -> Iterator[tuple[str, str]]:
+def _unscored(each: Quantity, probe: Mapping[str, Any], learned: set[str]) -> Iterator[tuple[str, str]]:
     named = [each.task] if each.task else each.tasks if isinstance(each.tasks, tuple) else ()
     if probe["tasks"] != "all" and (missing := next((task for task in named if task not in probe["tasks"]), None)):
         hint = suggestion(missing, probe["tasks"], "`probe.tasks`")
