@@ -127,6 +127,11 @@ def check_layers(recipe: Mapping[str, Any], names: Sequence[str], measured: Sequ
             continue
         read = [layer for each in claim.quantities for layer in (each.layer, each.over)]
         for layer in (layer for layer in read if layer not in (None, "best", PIXELS)):
-            if (block := resolve(str(layer), names)) not in measured:
+            try:
+                block = resolve(str(layer), names)
+            except UsageError as error:
+                fault = error.faults[0]
+                raise UsageError(f"the claim “{claim.says}” reads {fault.what}", hint=fault.hint) from error
+            if block not in measured:
                 what = f"the claim “{claim.says}” reads `{block}`, which is not measured"
                 raise UsageError(what, hint=f"add it to `probe.layers`: {', '.join(measured)}")

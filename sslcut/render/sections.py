@@ -113,7 +113,7 @@ def report(
 
 def _study(shown: study.Told) -> Part:
     claims, conditions = shown.tables
-    drawn = Section("figure", "The paper's figure", (), shown.figures)
+    drawn = Section("figure", "The paper's figure" if shown.of_paper else "Figure", (), shown.figures)
     judged = Section("claims", "Claims", shown.prose, (), (claims,))
     compared = Section("conditions", "Conditions", (), (), (conditions,))
     return Part("study", "What was claimed", tuple(_filled(drawn, judged, compared)))

@@ -26,6 +26,11 @@ class Told:
     claims: tuple[Judged, ...]
 
     @property
+    def of_paper(self) -> bool:
+        """Whether the recipes follow a paper, whose figure is then drawn."""
+        return any(one.documents[0].recipe.get("paper") for one in self.setting.groups)
+
+    @property
     def answer(self) -> Answer:
         """The verdicts counted, then each claim in a sentence."""
         return Answer("study", claimed.summary(self.claims), tuple(map(claimed.sentence, self.claims)))

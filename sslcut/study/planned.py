@@ -45,6 +45,7 @@ def _plans(
     sizes: list[int] = []
     known: dict[str, _Told] = {}
     told: dict[tuple[Event, ...], list[str]] = {}
+    refused: dict[str, list[str]] = {}
     for work in works:
         recipe = work.cell.recipe
         try:
@@ -61,7 +62,9 @@ def _plans(
                 told.setdefault(lines, []).append(work.name)
         except SslcutError as error:
             faults.append(error)
-            yield Warn(f"cell {work.name} failed: {error}")
+            refused.setdefault(str(error), []).append(work.name)
+    for fault, names in refused.items():
+        yield Warn(f"{len(names)} cell{'s' * (len(names) > 1)} cannot run ({', '.join(names)}): {fault}")
     for lines, names in told.items():
         if len(told) > 1:
             yield Plan(f"{', '.join(names)}:")

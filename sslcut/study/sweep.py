@@ -1,6 +1,6 @@
 """A sweep: each cell in a directory of its own, in turn or side by side, then one report on all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from sslcut.atomic import as_fault
@@ -33,19 +33,28 @@ def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: Run
         failures = [work.error for work in sorted(works, key=lambda work: work.number) if work.error is not None]
         result = Result(str(directory.path))
         if len(failures) < len(works) and "report" in recipe.stages:
-            title, told = recipe.dump()["report"]["title"], [work.directory.path for work in works if _measured(work)]
-            if strangers := {path.parent for path in directory.path.glob(f"*/{PATTERN}")} - {*told}:
-                others = f"{len(strangers)} other{'s' * (len(strangers) > 1)}"
-                yield Note(f"the report is on this sweep's cells: `sslcut report {directory.path}` takes in {others}")
-            into, recipes = directory.path / "report", [cell.recipe.stored() for cell in points]
-            for event in report.run(told or [directory.path], into, title, recipe.study, recipes):
-                if isinstance(event, Result):
-                    result = event
-                else:
-                    yield event
+            result = yield from _report(works, recipe, directory)
     if failures:
+        if result.text != str(directory.path):
+            yield Note(f"the report is on the {len(works) - len(failures)} cells that are done: {result.text}")
         raise failures[0]  # a path on stdout would pass for success
     yield result
+
+
+def _report(works: Sequence[Work], recipe: Recipe, directory: RunDir) -> Generator[Event, None, Result]:
+    """Report on the sweep's own cells; returns the report. A note tells of others in the same directory."""
+    told = [work.directory.path for work in works if _measured(work)]
+    if strangers := {path.parent for path in directory.path.glob(f"*/{PATTERN}")} - {*told}:
+        others = f"{len(strangers)} other{'s' * (len(strangers) > 1)}"
+        yield Note(f"the report is on this sweep's cells: `sslcut report {directory.path}` takes in {others}")
+    title, planned = recipe.dump()["report"]["title"], [work.cell.recipe.stored() for work in works]
+    result = Result(str(directory.path))
+    for event in report.run(told or [directory.path], directory.path / "report", title, recipe.study, planned):
+        if isinstance(event, Result):
+            result = event
+        else:
+            yield event
+    return result
 
 
 def _measured(work: Work) -> bool:
