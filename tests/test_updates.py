@@ -456,7 +456,7 @@ def test_what_a_method_does_not_allow_is_refused_with_a_remedy(name, update):
     ("sets", "what"),
     [
         (["model.projector=null", "head.update=alternating"], "the network has none"),
-        (["model.projector=null", "head.update={name: reset, then: frozen}"], "`head.update: frozen` moves the head"),
+        (["model.projector=null", "head.update={name: reset, then: frozen}"], "`head.update: reset` moves the head"),
         (["head.update={name: reset, then: reset}"], "`reset` again"),
         (["head.update=unrolled", "train.precision=bf16"], "bf16 is too coarse"),
         (["head.update={name: reset, then: {name: implicit}}", "train.precision=bf16"], "bf16 is too coarse"),

@@ -147,6 +147,12 @@ def _ends(spread: Spread, name: str = "value") -> Row:
     }
 
 
+def _named_once(row: Row) -> str:
+    """A row's line and condition, or the condition alone where its name begins with the line's."""
+    line, condition = row["series"], row["condition"]
+    return condition if condition.startswith(line) else f"{line}, {condition}"
+
+
 def _told(spread: Spread, digits: int, *, sign: bool = False) -> str:
     told = words.number(spread.mean, digits, sign=sign)
     if spread.low is None or spread.high is None:
@@ -172,7 +178,7 @@ def _lines(name: str, title: str, caption: str, rows: Sequence[Row], x: Spec) ->
 
 def _in_words(rows: Sequence[Row]) -> str:
     """Every dot, for readers who see no plot."""
-    told = [f"{row['panel']}, {row['series']}, {row['condition']}: {row['text']}" for row in rows]
+    told = [f"{row['panel']}, {_named_once(row)}: {row['text']}" for row in rows]
     return ". ".join(told) + "."
 
 

@@ -107,7 +107,7 @@ def done_already(directory: RunDir, key: str) -> Step | None:
     if state is not None and state[1]["hash"] == key:
         return None  # begun here, with --force where another network stands beside it
     if (directory.path / FILE).exists():
-        other = "of another recipe, of other data, or of an sslcut whose recipes had other keys"
+        other = "another recipe's, from other data, or of an sslcut whose recipes had other keys"
         whose = other if step is None else "not the file that was written"
         raise UsageError(f"{directory.path / FILE} exists and is {whose}", hint=hint)
     if state is not None:
@@ -288,7 +288,8 @@ def start_from(chain: Chain, path: str | None) -> Generator[Event, None, list[di
         last = document["model"].get("last_block") or {}
         if not changed(last):
             raise
-        hint = f"its last block is another: write `model.last_block: {json.dumps(last)}`"
+        block = f"{{width: {json.dumps(last['width'])}, shortcut: {last['shortcut']}}}"
+        hint = f"its last block is another: write `model.last_block: {block}`"
         raise InputError(error.faults[0].what, place=path, hint=hint) from error
     yield Note(f"starting from {path}" + (f", {len(fresh)} tensors of the head drawn anew" if fresh else ""))
     return list(document["history"])
