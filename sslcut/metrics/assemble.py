@@ -155,21 +155,29 @@ def measure(
     for done, job in enumerate(jobs):
         yield Progress("probing", done, steps, {"layer": job.layer.name, "probe": _name(job.probe)})
         fits.append((job, _fit(study, job, fits)))
-    measured: list[Measure] = []
-    places = {layer.key: place for place, layer in enumerate(layers)}
-    for index, choice in enumerate(measures):
-        done = len(jobs) + index * len(layers)
-        yield Progress("measuring", done, steps, {"measure": _name(choice)})
-        for found in study.call(MEASURES, choice, layers, usable, folds):
-            measured.append(found)
-            at = done + places[found.layer.key] + 1
-            yield Progress("measuring", at, steps, {"layer": found.layer.name, "measure": found.measure})
+    measured = yield from _take(measures, study, layers, len(jobs), steps)
     yield Progress("comparing layers", steps, steps)
     rows, tensors = _rows(study, fits)
     if shifted is not None:
         rows += _under_shifts(study, fits, shifted)
     results = {"results": rows, "measures": _measures(measured)} | _answer(study, fits)
     return results | {"controls": _under_controls(study, fits, layers, results["recommended"])}, tensors
+
+
+def _take(
+    measures: Sequence[Choice], study: Study, layers: Sequence[Layer], begun: int, steps: int
+) -> Generator[Event, None, list[Measure]]:
+    """Take every measure of all layers; progress goes on from `begun` of so many steps."""
+    taken: list[Measure] = []
+    places = {layer.key: place for place, layer in enumerate(layers)}
+    for index, choice in enumerate(measures):
+        done = begun + index * len(layers)
+        yield Progress("measuring", done, steps, {"measure": _name(choice)})
+        for found in study.call(MEASURES, choice, layers, study.tasks, study.folds):
+            taken.append(found)
+            at = done + places[found.layer.key] + 1
+            yield Progress("measuring", at, steps, {"layer": found.layer.name, "measure": found.measure})
+    return taken
 
 
 def _name(choice: Choice) -> str:
