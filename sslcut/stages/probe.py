@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslcut import checkpoint, header
 from sslcut.atomic import make_folder, write_text
+from sslcut.claims import taught
 from sslcut.data.images import Images, describe
 from sslcut.data.opening import Opened, open_data
 from sslcut.errors import InputError, UsageError
@@ -19,7 +20,6 @@ from sslcut.events import Event, Note, Plan, Result, Warn
 from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given, read_results
-from sslcut.methods.making import uses_labels
 from sslcut.metrics.assemble import measure
 from sslcut.metrics.controls import concatenated, last_blocks
 from sslcut.metrics.division import Rows, rows_of
@@ -38,7 +38,7 @@ from sslcut.names import backbone_end, measured, part_of, resolve
 from sslcut.options import Options
 from sslcut.provenance import versions
 from sslcut.recipe import Recipe
-from sslcut.registry import MEASURES, METHODS
+from sslcut.registry import MEASURES
 from sslcut.rundir import RunDir, Step, now, run_of
 from sslcut.training.world import choose_device, use_threads
 
@@ -278,15 +278,9 @@ class _Probing:
 
     def trained_on(self, images: Images) -> list[str]:
         """The tasks whose labels the network was trained on, where the data is the same."""
-        recipe = self.source.document.get("recipe") or {}
-        method, views = recipe.get("method") or {}, recipe.get("views") or {}
-        first = next((name for name, task in images.tasks.items() if task.kind == "class"), "")
-        found = []
-        if method.get("name") in METHODS and uses_labels(method):
-            found.append(method.get("task") or first)
-        if views.get("positives") == "label":
-            found.append(views.get("task") or method.get("task") or first)
-        return found if on_own_data(self.source, self.recipe) else []
+        first = next((name for name, task in images.tasks.items() if task.kind == "class"), None)
+        own = on_own_data(self.source, self.recipe)
+        return taught(self.source.document.get("recipe") or {}, first) if own else []
 
     def division_seed(self) -> int:
         """The seed that divides the data: the training's on its own data, or this would test on what it trained on."""
