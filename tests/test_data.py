@@ -242,6 +242,14 @@ def test_idx_files_are_read_plain_and_gzipped(idx_folder):
     assert dataset.train.tasks["class"].classes[9] == "Ankle boot"
 
 
+def test_clothes_have_four_kinds_where_they_are_asked_for(idx_folder):
+    plain = done(open_dataset("fashion-mnist", {"root": str(idx_folder)}, seed=0))
+    dataset = done(open_dataset("fashion-mnist", {"root": str(idx_folder), "coarse": True}, seed=0))
+    assert list(plain.test.tasks) == ["class"] and list(dataset.test.tasks) == ["class", "coarse"]
+    told = [dataset.test.tasks["coarse"].classes[kind] for kind in dataset.test.tasks["coarse"].values.tolist()]
+    assert told == ["bag", "shoe", "upper", "lower"]  # Bag, Ankle boot, T-shirt/top, Trouser
+
+
 @pytest.mark.parametrize(("head", "cut"), [(b"", 100), (b"", 2), (b"\x89PNG", None), (b"\0", None), (b"", 0)])
 def test_a_truncated_or_foreign_idx_file_is_named(idx_folder, head, cut):
     path = idx_folder / "train-images-idx3-ubyte"

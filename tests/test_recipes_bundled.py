@@ -103,7 +103,8 @@ def test_the_repository_keeps_its_recipes_beside_the_package():
 
 
 STUDIES = [name for name in NAMES if name.startswith("study-")]
-SMALL = [name for name in STUDIES if not name.endswith("-imagenet")]
+ON_REAL_IMAGES = ["study-fashion-mnist", "study-folder"]
+SMALL = [name for name in STUDIES if not name.endswith("-imagenet") and name not in ON_REAL_IMAGES]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -117,7 +118,15 @@ def test_a_small_study_has_five_conditions_with_five_seeds_and_a_twin_at_full_sc
     assert twin.study is not None and len(cells(twin)) >= 30
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ON_REAL_IMAGES)
+def test_a_study_on_real_images_reads_each_method_at_two_widths_over_five_seeds(name):
+    made = cells(load(name))
+    conditions = {(cell.recipe.method.name, cell.recipe.dump()["model"]["last_block"]["width"]) for cell in made}
+    assert conditions == {(method, width) for method in ("simclr", "supervised") for width in (16, 256)}
+    assert len(made) == 20 and {cell.recipe.seed for cell in made} == set(range(5))
+
+
+@pytest.mark.parametrize("name", [*SMALL, *ON_REAL_IMAGES])
 def test_every_condition_of_a_small_study_is_one_that_can_be_trained_and_read(name):
     for cell in cells(load(name)):
         if cell.recipe.seed == 0:

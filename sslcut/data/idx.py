@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from math import prod
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from sslcut.atomic import cache_folder
 from sslcut.data.decode import resized
@@ -32,6 +34,8 @@ CLOTHES = (
     "Bag",
     "Ankle boot",
 )
+Kinds = Mapping[str, tuple[int, ...]]  # a kind of classes → their numbers; each class is of one kind
+KINDS: Kinds = {"upper": (0, 2, 3, 4, 6), "lower": (1,), "shoe": (5, 7, 9), "bag": (8,)}
 
 
 def load_fashion_mnist(
@@ -41,12 +45,18 @@ def load_fashion_mnist(
     size: Annotated[int, Field(ge=1)] = 28,
     train: Annotated[int, Field(ge=1)] | None = None,
     test: Annotated[int, Field(ge=1)] | None = None,
+    coarse: bool = False,
     download: bool = False,
 ) -> Dataset:
-    """Fashion-MNIST: 70,000 photographs of clothes, 28 × 28, from Debian's package, a folder, or torchvision."""
+    """Fashion-MNIST: 70,000 photographs of clothes, 28 × 28, from Debian's package, a folder, or torchvision.
+
+    `coarse` adds the task `coarse`, whose classes are upper, lower, shoe and bag: what a network that is taught these
+    keeps of the ten is transfer.
+    """
     hint = "install Debian's package dataset-fashion-mnist, set data.root, or set data.download: true"
     folder = _folder("FashionMNIST", root, DEBIAN / "fashion-mnist", download, hint)
-    return _load("fashion-mnist", folder, CLOTHES, seed=seed, size=size, train=train, test=test)
+    kinds = KINDS if coarse else {}
+    return _load("fashion-mnist", folder, CLOTHES, kinds, seed=seed, size=size, train=train, test=test)
 
 
 def load_mnist(
@@ -61,7 +71,7 @@ def load_mnist(
     """MNIST: 70,000 handwritten digits, 28 × 28, from a folder or torchvision."""
     hint = "set data.root to the folder of its four idx files, or set data.download: true"
     folder = _folder("MNIST", root, DEBIAN / "mnist", download, hint)
-    return _load("mnist", folder, tuple("0123456789"), seed=seed, size=size, train=train, test=test)
+    return _load("mnist", folder, tuple("0123456789"), {}, seed=seed, size=size, train=train, test=test)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -110,13 +120,25 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _load(
-    name: str, folder: Path, classes: tuple[str, ...], *, seed: int, size: int, train: int | None, test: int | None
+    name: str,
+    folder: Path,
+    classes: tuple[str, ...],
+    kinds: Kinds,
+    *,
+    seed: int,
+    size: int,
+    train: int | None,
+    test: int | None,
 ) -> Dataset:
-    fit, held = (_split(folder, side, classes, size, count, seed) for side, count in (("train", train), ("t10k", test)))
+    fit, held = (
+        _split(folder, side, classes, kinds, size, count, seed) for side, count in (("train", train), ("t10k", test))
+    )
     return Dataset(name, fit, held)
 
 
-def _split(folder: Path, prefix: str, classes: tuple[str, ...], size: int, count: int | None, seed: int) -> Images:
+def _split(
+    folder: Path, prefix: str, classes: tuple[str, ...], kinds: Kinds, size: int, count: int | None, seed: int
+) -> Images:
     paths = []
     for file in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
         path = _file(folder, file)
@@ -131,4 +153,11 @@ def _split(folder: Path, prefix: str, classes: tuple[str, ...], size: int, count
     task = Task("class", torch.from_numpy(labels.astype(np.int64)), classes)
     rows = torch.arange(len(labels)) if count is None or count >= len(labels) else choose(task.values, count, seed)
     chosen = torch.from_numpy(pixels[rows.numpy()]).unsqueeze(1)
-    return ArrayImages(resized(chosen, size), {"class": task.take(rows)})
+    tasks = {"class": task, **({"coarse": _coarse(task.values, kinds)} if kinds else {})}
+    return ArrayImages(resized(chosen, size), {name: task.take(rows) for name, task in tasks.items()})
+
+
+def _coarse(labels: Tensor, kinds: Kinds) -> Task:
+    kind_of = {label: number for number, members in enumerate(kinds.values()) for label in members}
+    number = torch.tensor([kind_of[label] for label in sorted(kind_of)])
+    return Task("class", number[labels], tuple(kinds))
