@@ -186,12 +186,12 @@ def test_a_seed_that_a_condition_lacks_is_left_out_and_said_to_be():
     assert claimed.sentence(one).endswith("positive in 3 of 3 seeds; without seed 3.")
 
 
-def test_a_claim_about_what_was_not_measured_is_undecided():
+def test_a_claim_about_what_was_not_measured_says_so():
     documents = [study_data.result({}, seed) for seed in range(3)]
     about = {"says": "x", "value": {"measure": "sensitivity", "layer": "pool"}, "less": 0.5, "smallest": 0.1}
     (one,) = judged(documents, study_data.study(about))
-    assert one.verdict.word == "undecided"
-    assert claimed.sentence(one) == "“x” is undecided: no seed has the numbers that it is about."
+    assert one.verdict.word == "not measured"
+    assert claimed.sentence(one) == "“x” was not measured: no seed has the numbers that it is about."
 
 
 def test_a_number_may_be_a_mean_over_tasks_a_best_layer_a_ratio_or_under_a_control():

@@ -85,14 +85,14 @@ def test_studies_that_differ_are_not_judged_by_one_of_them():
     assert told(mixed) is None and told([mixed[0], mixed[0]]) is not None
 
 
-def test_a_claim_over_several_conditions_is_undecided_where_one_of_them_has_no_result():
+def test_a_claim_over_several_conditions_is_not_measured_where_one_of_them_has_no_result():
     strengths = (0.1, 0.5, 1.0)
     planned = [study_data.recipe({"views.strength": one, "seed": seed}) for one in strengths for seed in range(3)]
     documents = [study_data.result({"views.strength": one}, seed) for one in strengths[:2] for seed in range(3)]
     weak = study_data.HUE | {"where": {"views.strength": 0.1}}
     shown = told(documents, study_data.study(study_data.HUE, weak), planned)
-    assert [one.verdict.word == "undecided" for one in shown.claims] == [True, False]
-    assert claimed.sentence(shown.claims[0]).endswith("is undecided: no result of `strength 1.0`.")
+    assert [one.verdict.word == "not measured" for one in shown.claims] == [True, False]
+    assert claimed.sentence(shown.claims[0]).endswith("was not measured: no result of `strength 1.0`.")
     assert any("without any result: `strength 1.0`" in line for line in shown.prose)
 
 

@@ -221,6 +221,33 @@ def test_the_report_is_on_the_cells_of_this_sweep_alone(tmp_path):
     ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
     *_, result = ran(swept("{method.temperature: [0.5]}", "train.epochs=0"), tmp_path)
     assert len(result.numbers["results"]) == 1
+    *told, again = report.run([tmp_path])
+    assert again.numbers["results"] == result.numbers["results"]
+    assert any("left out" in event.line() and "seed=0" in event.line() for event in told)
+    *_, every = report.run([*tmp_path.glob("*=*")], tmp_path / "every")
+    assert len(every.numbers["results"]) == 3
+
+
+def test_a_report_on_a_sweeps_directory_knows_what_was_planned(tmp_path):
+    claims = "[{says: it grows, value: {task: shape, layer: pool}, "
+    claims += "where: {method.temperature: 0.5}, against: {method.temperature: 0.2}}]"
+    recipe = swept("{method.temperature: [0.2, 0.5], seed: [0, 1]}", "train.epochs=0", f"study={{claims: {claims}}}")
+    ran(recipe, tmp_path)
+    for lost in tmp_path.glob("*temperature=0.5*"):
+        shutil.rmtree(lost)
+    *_, result = report.run([tmp_path])
+    page = (tmp_path / "report/report.md").read_text()
+    assert len(result.numbers["results"]) == 2 and "Planned, and without any result: `temperature 0.5`" in page
+    assert "Of 1 claim, 1 was not measured." in page
+
+
+def test_a_damaged_plan_of_a_sweep_is_named(tmp_path):
+    ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
+    (tmp_path / "sweep.json").write_text('{"cells": []}')
+    with pytest.raises(InputError, match=r"sweep\.json cannot be read"):
+        list(report.run([tmp_path]))
+    *_, result = ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
+    assert len(result.numbers["results"]) == 2
 
 
 def test_a_dry_run_tells_cells_trainings_and_each_plan_once(tmp_path):

@@ -35,7 +35,7 @@ def test_the_interval_is_scipys_at_the_level_that_the_claims_share():
         ([0.1, -0.1, 0.05, 0.0], "does not appear"),
         ([0.9, 1.1, 1.0], "undecided"),
         ([9.0], "undecided"),
-        ([], "undecided"),
+        ([], "not measured"),
     ],
 )
 def test_the_word_follows_from_where_the_interval_lies(values, word):

@@ -10,7 +10,7 @@ from sslcut.render.chart import (
     PALETTE,
     Figure,
     Spec,
-    across,
+    apart,
     coloured,
     facets,
     hover,
@@ -82,10 +82,10 @@ def _line_rows(group: Group, task: str, metric: str) -> Iterator[Row]:
 
 
 def _line_layers(layers: Sequence[str], colours: dict[str, str]) -> list[Spec]:
-    x, colour = across(layers), coloured(colours)
     told = hover(task="task", layer="layer", series="recipe", seeds="seeds", text="score")
-    at = {"x": x, "y": up(), "color": colour}
-    ends = {"x": x, "y": up("low"), "y2": {"field": "high"}, "color": colour}
+    place = {**apart(layers, list(colours)), "color": coloured(colours)}
+    at = place | {"y": up()}
+    ends = place | {"y": up("low"), "y2": {"field": "high"}}
     return [
         layer_of("line", None, at, strokeWidth=1.75),
         layer_of("rule", "datum.low !== null", ends),

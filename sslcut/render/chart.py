@@ -111,6 +111,15 @@ def across(layers: Sequence[str]) -> Spec:
     return {"field": "layer", "type": "ordinal", "sort": list(layers), "axis": axis, "scale": {"type": "point"}}
 
 
+def apart(layers: Sequence[str], series: Sequence[str]) -> Spec:
+    """The x encodings that set several series side by side at each block, so that no interval hides another's."""
+    if len(series) < 2:
+        return {"x": across(layers)}
+    places = {"type": "band", "paddingOuter": len(series) / 4}  # two thirds of a block's room
+    offset = {"field": "series", "type": "nominal", "sort": list(series), "scale": places}
+    return {"x": across(layers) | {"scale": {"type": "band"}}, "xOffset": offset}
+
+
 def down(order: Sequence[str]) -> Spec:
     """The y encoding of named rows, first on top."""
     axis = {"title": None, "labelLimit": 118, "grid": False, "ticks": False, "domain": False}

@@ -10,7 +10,15 @@ from sslcut.render import words
 from sslcut.render.compare import Group
 from sslcut.render.conditions import Setting, by_seed
 from sslcut.render.results import Document
-from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, judge, per_cent
+from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, Word, judge, per_cent
+
+SHOWN: dict[Word, tuple[str, str]] = {
+    "appears": ("appears", "appear"),
+    "does not appear": ("does not appear", "do not appear"),
+    "opposite": ("shows the opposite", "show the opposite"),
+    "undecided": ("is undecided", "are undecided"),
+    "not measured": ("was not measured", "were not measured"),
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def interval(one: Judged) -> str:
 def sentence(one: Judged) -> str:
     """A claim with its verdict, effect, interval, seeds and signs."""
     verdict = one.verdict
-    head = f"“{one.claim.says}” {_said(verdict)}"
+    head = f"“{one.claim.says}” {SHOWN[verdict.word][0]}"
     if one.lacking:
         return f"{head}: no result of {words.listed([*map(words.code, one.lacking)])}."
     if verdict.mean is None:
@@ -119,10 +127,6 @@ def sentence(one: Judged) -> str:
     told = f"{number(verdict.mean, points=one.claim.in_points)}{one.unit}{interval(one)}"
     signs = f"positive in {verdict.positive} of {words.counted(len(verdict.values), 'seed')}"
     return f"{head}: {told}, {signs}{_absent(one)}{decided_by(verdict)}."
-
-
-def _said(verdict: Verdict) -> str:
-    return {"opposite": "shows the opposite", "undecided": "is undecided"}.get(verdict.word, verdict.word)
 
 
 def _absent(one: Judged) -> str:
@@ -133,7 +137,7 @@ def _absent(one: Judged) -> str:
 
 def decided_by(verdict: Verdict) -> str:
     """`; about 12 seeds would decide it`, or nothing where it is decided."""
-    if verdict.word != "undecided" or verdict.mean is None:
+    if verdict.word != "undecided":
         return ""
     return f"; {needed(verdict)} would decide it"
 
@@ -148,13 +152,7 @@ def needed(verdict: Verdict) -> str:
 def summary(found: Sequence[Judged]) -> str:
     """The leading sentence: how many claims have which verdict."""
     counts = {word: sum(one.verdict.word == word for one in found) for word in WORDS}
-    shown = {
-        "appears": ("appears", "appear"),
-        "does not appear": ("does not appear", "do not appear"),
-        "opposite": ("shows the opposite", "show the opposite"),
-        "undecided": ("is undecided", "are undecided"),
-    }
-    parts = [f"{count} {shown[word][count > 1]}" for word, count in counts.items() if count]
+    parts = [f"{count} {SHOWN[word][count > 1]}" for word, count in counts.items() if count]
     return f"Of {words.counted(len(found), 'claim')}, {words.listed(parts)}."
 
 

@@ -50,6 +50,11 @@ def find(paths: Sequence[Path], kin: Kin) -> list[Found]:
     return [replace(one, document=document) for one, document in zip(found.values(), alike, strict=True)]
 
 
+def holds_results(folder: Path) -> bool:
+    """Whether a run has results, in its own folder or in that of a sibling with which it shares them."""
+    return any(folder.glob(PATTERN)) or any(_shared(folder))
+
+
 def trained_in(folder: Path) -> Path:
     """The folder in which a run's network was trained: its own, or that of the sibling with which it shares it."""
     with suppress(InputError):

@@ -42,7 +42,7 @@ class Told:
         seeds = words.counted(len(self.setting.seeds), "seed")
         short = [f"Of {seeds}, {words.listed(lacking)}: what a seed lacks is left out of its pairs."] if lacking else []
         gone = words.listed([words.code(one.label) for one in self.setting.absent])
-        lost = [f"Planned, and without any result: {gone}. Claims that speak of it are undecided."] if gone else []
+        lost = [f"Planned, and without any result: {gone}. Claims that speak of it are not measured."] if gone else []
         return (claimed.rule(self.study), *lost, *short)
 
     def _lacks(self, group: Group) -> bool:
@@ -109,7 +109,7 @@ def _claim_row(one: Judged) -> tuple[str, ...]:
     effect = f"{claimed.number(verdict.mean, points=points)}{claimed.interval(one)}"
     seeds = f"{verdict.positive} of {len(verdict.values)}"
     smallest = claimed.number(one.smallest, points=points, sign=False) + one.unit
-    open_ = claimed.needed(verdict) if verdict.word == "undecided" and verdict.values else ""
+    open_ = claimed.needed(verdict) if verdict.word == "undecided" else ""
     return one.claim.says, verdict.word, effect, smallest, seeds, open_
 
 

@@ -10,8 +10,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
-Word = Literal["appears", "does not appear", "opposite", "undecided"]
-WORDS: tuple[Word, ...] = ("appears", "does not appear", "opposite", "undecided")
+Word = Literal["appears", "does not appear", "opposite", "undecided", "not measured"]
+WORDS: tuple[Word, ...] = ("appears", "does not appear", "opposite", "undecided", "not measured")
 FAMILY = 0.05  # the chance that any claim of a recipe appears without being so
 MOST_SEEDS = 1000
 
@@ -42,11 +42,13 @@ def judge(values: Sequence[float], smallest: float, claims: int) -> Verdict:
 
     It appears where the whole interval lies above `smallest`, is opposite where it lies below −`smallest`, does not
     appear where it lies between the two (ends included), and is else undecided. Equal values make an interval of no
-    width. Fewer than two seeds decide nothing.
+    width. One seed decides nothing, and without any it is not measured.
     """
     known = tuple(values)
-    if len(known) < 2:
-        return Verdict("undecided", known, known[0] if known else None)
+    if not known:
+        return Verdict("not measured", known)
+    if len(known) == 1:
+        return Verdict("undecided", known, known[0])
     mean, deviation = fmean(known), stdev(known)
     half = half_width(deviation, len(known), claims)
     low, high = mean - half, mean + half

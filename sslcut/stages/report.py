@@ -9,12 +9,13 @@ from typing import Any
 
 from sslcut import header
 from sslcut.atomic import machine_fault, make_folder
-from sslcut.claims import Study
+from sslcut.claims import Study, study_of
 from sslcut.errors import UsageError
 from sslcut.events import Event, Note, Plan, Progress, Result
-from sslcut.render import chart, gather, page, sections, table
+from sslcut.render import chart, gather, page, sections, table, words
 from sslcut.render.gather import Found
 from sslcut.render.sections import Report
+from sslcut.swept import Swept, recall
 
 WRITTEN = ("index.html", "report.md", "results.csv", "best.csv", "measures.csv", "cost.csv", "claims.csv", "figures")
 
@@ -25,33 +26,26 @@ def default_folder(paths: Sequence[Path]) -> Path:
     return folders.pop() / "report" if len(folders) == 1 else Path("report")
 
 
-def plan(
-    paths: Sequence[Path], out: Path | None = None, title: str | None = None, study: Study | None = None
-) -> Iterator[Event]:
+def plan(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
     """Check everything and say what `run` would read and write. Raises what `run` would raise before its work."""
-    found, target = _checked(paths, out)
-    told = sections.report(found, title, study)
+    found, target, sweeps = _checked(paths, out)
+    told = sections.report(found, title, *_planned(sweeps))
     yield from (Plan(f"read {one.path}") for one in found)
     yield Plan(f"write {target}: {told.title}, {len(told.figures)} figures")
 
 
-def run(
-    paths: Sequence[Path],
-    out: Path | None = None,
-    title: str | None = None,
-    study: Study | None = None,
-    planned: Sequence[Mapping[str, Any]] = (),
-) -> Iterator[Event]:
+def run(paths: Sequence[Path], out: Path | None = None, title: str | None = None) -> Iterator[Event]:
     """Write the report on the results that `paths` mean into `out`, in place of an earlier report.
 
-    It judges the claims of `study`, or of the results' own recipes where that is None; a condition among the recipes
-    `planned` that has no result is named.
+    A sweep's directory means the cells of the sweep that was run there last, with its claims, and a condition of it
+    that has no result is named. Claims are else those that all results' own recipes carry.
 
     Raises InputError (3) for results that are missing or broken, UsageError (2) where `out` holds other files, and
     MachineError (5) where it cannot be written; what was there before is then still there.
     """
-    found, target = _checked(paths, out)
-    told = sections.report(found, title, study, planned)
+    found, target, sweeps = _checked(paths, out)
+    yield from _strangers(sweeps)
+    told = sections.report(found, title, *_planned(sweeps))
     yield Note(f"reporting on {found[0].path}" if len(found) == 1 else f"reporting on {len(found)} results")
     aside = target.with_name(f".{target.name}.{os.getpid()}.part")
     make_folder(target.parent)
@@ -81,7 +75,7 @@ def identities(path: Path) -> set[str]:
     return {identity for identity in known if isinstance(identity, str)}
 
 
-def _checked(paths: Sequence[Path], out: Path | None) -> tuple[list[Found], Path]:
+def _checked(paths: Sequence[Path], out: Path | None) -> tuple[list[Found], Path, list[Swept]]:
     target = out or default_folder(paths)
     if target.is_symlink() or target.name in ("", ".."):
         target = target.resolve()  # a folder is replaced by its name, which a link or `.` does not tell
@@ -96,7 +90,34 @@ def _checked(paths: Sequence[Path], out: Path | None) -> tuple[list[Found], Path
             f"{target} holds files that no report wrote, such as `{others[0]}`",
             hint="name another folder with --out: a report replaces its folder",
         )
-    return gather.find(paths, identities), target
+    sweeps = {path: sweep for path in paths if (sweep := _swept(path)) is not None}
+    meant = [part for path in paths for part in (_measured(sweeps[path]) if path in sweeps else [path])]
+    return gather.find(meant, identities), target, [*sweeps.values()]
+
+
+def _swept(path: Path) -> Swept | None:
+    """The sweep whose directory a path is, where any of its cells has a result, and the directory has none itself."""
+    sweep = recall(path) if not any(path.glob(gather.PATTERN)) else None
+    return sweep if sweep is not None and _measured(sweep) else None
+
+
+def _measured(sweep: Swept) -> list[Path]:
+    return [folder for folder in sweep.folders if gather.holds_results(folder)]
+
+
+def _planned(sweeps: Sequence[Swept]) -> tuple[Study | None, list[Mapping[str, Any]]]:
+    """The study that every cell of the sweeps has, and the cells' recipes."""
+    recipes = [recipe for sweep in sweeps for recipe in sweep.cells.values()]
+    studies = [study_of(recipe) for recipe in recipes]
+    return (studies[0] if studies and all(one == studies[0] for one in studies) else None), recipes
+
+
+def _strangers(sweeps: Sequence[Swept]) -> Iterator[Event]:
+    for sweep in sweeps:
+        others = sorted({file.parent for file in sweep.folder.glob(f"*/{gather.PATTERN}")} - {*sweep.folders})
+        if others:
+            named = words.listed([str(folder) for folder in others[:3]] + ["others"] * (len(others) > 3))
+            yield Note(f"of no cell of this sweep, so left out: {named}; `sslcut report` takes in what it is given")
 
 
 def _write(folder: Path, report: Report, found: Sequence[Found]) -> Iterator[Event]:

@@ -75,7 +75,7 @@ def _stage(
         yield Plan(f"{stage}: on what the stage before writes")
         return None, None
     if stage == "pretrain":
-        result = yield from _events(pretrain.run(recipe, replace(options, out=directory.path)))
+        result = yield from passed(pretrain.run(recipe, replace(options, out=directory.path)))
         return result, Given(Path(result.text), directory=directory.path) if result is not None else None
     if given is None and stage != "report":
         newest = directory.newest(UNCUT if stage in ("guillotine", "resize") else CHECKPOINT_STAGES)
@@ -83,11 +83,11 @@ def _stage(
     if stage == "resize":
         assert given is not None
         made = resize.run(given, resize.asked(recipe), resize.Options(None, options.force), recipe)
-        result = yield from _events(made)
+        result = yield from passed(made)
         return result, Given(Path(result.text), directory=directory.path) if result is not None else given
     if stage == "probe":
         assert given is not None
-        result = yield from _events(probe.run(given, recipe, replace(options, out=None)))
+        result = yield from passed(probe.run(given, recipe, replace(options, out=None)))
         return result, replace(given, results=Path(result.text)) if result is not None else given
     if stage == "guillotine":
         assert given is not None
@@ -101,10 +101,10 @@ def _stage(
         ):
             yield Warn("nothing is cut: without labels there is no answer to where")
             return Result(str(given.checkpoint)), given
-        result = yield from _events(guillotine.run(given, where))
+        result = yield from passed(guillotine.run(given, where))
         return result, Given(Path(result.text), directory=directory.path) if result is not None else given
     title = recipe.dump()["report"]["title"]
-    return (yield from _events(report.run([directory.path], directory.path / "report", title))), given
+    return (yield from passed(report.run([directory.path], directory.path / "report", title))), given
 
 
 def check_places(recipe: Recipe) -> None:
@@ -125,7 +125,7 @@ def check_places(recipe: Recipe) -> None:
             raise guillotine.no_norm(layer)
 
 
-def _events(events: Iterator[Event]) -> Generator[Event, None, Result | None]:
+def passed(events: Iterator[Event]) -> Generator[Event, None, Result | None]:
     """Pass a stage's events on, but for its result, which is returned."""
     result = None
     for event in events:
