@@ -177,6 +177,13 @@ def test_validation_chooses_what_is_followed_and_test_says_what_it_cost():
     assert following.left_out(following.regrets(blind)) == []
 
 
+def test_what_scores_above_the_labelled_choice_is_said_to_gain():
+    accuracy = (0.5, 0.6, 0.7, 0.6, 0.5)
+    made = [document(identity=name, accuracy=accuracy, validation=accuracy, recommended="layer4") for name in "abc"]
+    (told,), _, _ = following.told(made)
+    assert "that gains 10.0 points (95 %: 10.0 to 10.0) on the labelled choice" in told
+
+
 def test_a_ranking_that_some_checkpoint_lacks_is_told_but_never_chosen():
     lacking = document(identity="e", accuracy=(0.5, 0.6, 0.7, 0.6, 0.5), recommended="pool")
     found = following.regrets([*study()[:3], lacking])

@@ -72,6 +72,13 @@ def test_what_is_there_is_kept_and_something_else_is_not_replaced(trained):
     assert done(trained, 48, seed=1, force=True)[1].identity != first
 
 
+def test_what_was_preserved_on_other_data_is_something_else(trained):
+    made = [done(trained, 48, init="preserve", known=own(**{"data.train": count}))[1].path for count in (64, 64)]
+    assert made[0] == made[1]
+    with pytest.raises(UsageError, match="exists and is something else"):
+        done(trained, 48, init="preserve", known=own(**{"data.train": 32}))
+
+
 def test_a_dry_run_tells_the_parameters_and_operations_and_writes_nothing(trained):
     before = sorted(trained.parent.iterdir())
     events, made = done(trained, 64, dry_run=True)

@@ -174,10 +174,14 @@ def prose(found: Regrets, choices: Sequence[Choice]) -> Iterator[str]:
         return
     counts = Counter(choice.strategy for choice in choices)
     chosen = words.listed([f"{name} ({count} of {len(choices)})" for name, count in counts.most_common()])
+    lost = [choice.lost for choice in choices]
+    told = "loses", spread(lost), "to"
+    if fmean(lost) < 0:
+        told = "gains", spread([-value for value in lost]), "on"
     yield (
         f"One checkpoint left out at a time, the least is lost on the others' validation images by {chosen}. Followed "
-        f"on the test images of the one left out, that loses {_points(spread([choice.lost for choice in choices]))} to "
-        f"the labelled choice; {reference}."
+        f"on the test images of the one left out, that {told[0]} {_points(told[1])} {told[2]} the labelled choice; "
+        f"{reference}."
     )
 
 

@@ -77,7 +77,7 @@ def run(given: Given, width: Width, options: Options, recipe: Recipe | None = No
     source = header.read_network(given.checkpoint)
     check(source, width)
     target = options.out or given.folder / f"{source.path.stem}-width-{width.width}.safetensors"
-    entry = entry_of(source, width)
+    entry = entry_of(source, width, recipe)
     kept = target.exists() and _is_already(target, source, width, entry)
     if target.exists() and not kept and not options.force:
         raise UsageError(f"{target} exists and is something else", hint="--force replaces it, --out writes elsewhere")
@@ -104,9 +104,9 @@ def check(source: Header, width: Width) -> None:
         raise not_resizable(name, f"{source.path} cannot be made {width.width} wide")
 
 
-def entry_of(source: Header, width: Width) -> dict[str, Any]:
-    """The entry in the new checkpoint's history."""
-    note = {"note": NEEDS_TRAINING} if width.init == "fresh" else {}
+def entry_of(source: Header, width: Width, recipe: Recipe | None = None) -> dict[str, Any]:
+    """The entry in the new checkpoint's history; what is preserved depends on the recipe's data."""
+    note = {"note": NEEDS_TRAINING} if width.init == "fresh" else {"data": recipe.stored()["data"] if recipe else None}
     about = {"input": source.identity, "versions": versions()}
     return {"stage": "resize", "options": asdict(width), **note, **about}
 
@@ -117,7 +117,7 @@ def _is_already(target: Path, source: Header, width: Width, entry: Mapping[str, 
         last = header.read_network(target).document["history"][-1]
     except (InputError, IndexError):
         return False
-    return all(last.get(key) == entry[key] for key in ("stage", "options", "input"))
+    return all(last.get(key) == entry.get(key) for key in ("stage", "options", "input", "data"))
 
 
 def _enter(source: Header, target: Path, width: Width, seconds: float | None) -> Iterator[Event]:
