@@ -119,6 +119,19 @@ def _uncontrolled(control: str, probe: Mapping[str, Any]) -> Iterator[tuple[str,
         yield f"{what}which is the probe's own scale", f"write scale={OTHER_SCALE[probe['scale']]}"
 
 
+def tasks_asked(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The tasks that a cell's recipe names for what comes after its training, each behind what names it."""
+    asked, cut = recipe["probe"]["tasks"], recipe["guillotine"]["task"]
+    yield from (("`probe.tasks`", task) for task in asked if asked != "all")
+    if "guillotine" in recipe["stages"] and cut is not None:
+        yield "`guillotine.task`", cut
+    study = study_of(recipe)
+    for claim in study.claims if study is not None else ():
+        if any(fits(side, recipe) for side in claim.sides):
+            named = [each.tasks if isinstance(each.tasks, tuple) else (each.task,) for each in claim.quantities]
+            yield from ((f"the claim “{claim.says}”", task) for tasks in named for task in tasks if task is not None)
+
+
 def check_layers(recipe: Mapping[str, Any], names: Sequence[str], measured: Sequence[str]) -> None:
     """Raise UsageError for a layer of a claim that a cell's network, of blocks `names`, lacks or does not measure."""
     study = study_of(recipe)

@@ -262,6 +262,27 @@ def test_a_dry_run_tells_cells_trainings_and_each_plan_once(tmp_path):
         ran(swept(sweep, "guillotine.at=layer9"), tmp_path / "all", dry_run=True)
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("probe.tasks=[shap]",), "`probe.tasks` names `shap`"),
+        (("guillotine.task=hu", "stages=[pretrain, probe, guillotine]"), "`guillotine.task` names `hu`"),
+        (
+            ("study={claims: [{says: so, value: {task: colour, layer: pool}, less: {layer: layer4}}]}",),
+            "the claim “so” names `colour`",
+        ),
+    ],
+)
+def test_a_task_that_the_data_lacks_is_told_before_any_training(tmp_path, sets, told):
+    recipe = swept("{seed: [0, 1]}", "train.epochs=1", *sets)
+    for dry_run in (True, False):
+        with pytest.raises(SslcutError) as caught:
+            ran(recipe, tmp_path, dry_run=dry_run)
+        assert told in str(caught.value) and caught.value.exit_code == 2
+        assert "shape" in caught.value.faults[0].hint
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 # ---- side by side
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sslcut import answers, header
 from sslcut.data.opening import open_data
-from sslcut.errors import AbsentError
+from sslcut.errors import AbsentError, UsageError, suggestion
 from sslcut.events import Event, Plan, Result, Stage, Warn
 from sslcut.inputs import UNCUT, Given, read_results
 from sslcut.methods.making import model_document
@@ -18,7 +18,7 @@ from sslcut.names import resolve
 from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import CHECKPOINT_STAGES, RunDir
-from sslcut.soundness import check_layers
+from sslcut.soundness import check_layers, tasks_asked
 from sslcut.stages import guillotine, pretrain, probe, report, resize
 from sslcut.study.sharing import take_over
 from sslcut.training.online import asked_taps
@@ -34,7 +34,8 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
     stages = [stage for stage in recipe.stages if follows is None or stage != "report"]
     if "pretrain" in stages:
         check_places(recipe)
-        yield from _check_data(recipe)
+        if directory.find("pretrain", pretrain.key_of(recipe)) is None:
+            yield from check_data(recipe)
     with nullcontext() if options.dry_run else directory.lock():
         given: Given | None = None
         result: Result | None = None
@@ -49,14 +50,24 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
         yield result
 
 
-def _check_data(recipe: Recipe) -> Iterator[Event]:
-    """Raise UsageError, before the network is trained, for shifts of data that has no test split."""
+def check_data(recipe: Recipe) -> Iterator[Event]:
+    """Raise UsageError, before the network is trained, for tasks and shifts that the data does not have."""
     document = recipe.dump()
-    if "probe" in recipe.stages and document["probe"]["shifts"]:
-        with suppress(AbsentError):  # which the training tells, and a plan lists
-            opened = yield from open_data(document["data"], document["seed"])  # it stays open for the training
-            if opened.dataset.test is None:
-                raise no_test_split()
+    named, shifts = [*tasks_asked(document)], document["probe"]["shifts"]
+    if "probe" not in recipe.stages or not (named or shifts):
+        return
+    with suppress(AbsentError):  # which the training tells, and a plan lists
+        opened = yield from open_data(document["data"], document["seed"])  # it stays open for the training
+        if shifts and opened.dataset.test is None:
+            raise no_test_split()
+        known = opened.dataset.train.tasks
+        for what, task in named:
+            if task not in known:
+                raise UsageError(f"{what} names `{task}`, and the data has no such task", hint=_tasks(task, known))
+
+
+def _tasks(asked: str, known: Collection[str]) -> str:
+    return suggestion(asked, known, "tasks") if known else "it has no labels"
 
 
 def _taken_over(stage: str, recipe: Recipe, directory: RunDir, given: Given | None) -> Iterator[Event]:

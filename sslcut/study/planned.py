@@ -10,7 +10,7 @@ from sslcut.options import Options
 from sslcut.recipe import Recipe
 from sslcut.rundir import RunDir
 from sslcut.stages import pretrain
-from sslcut.study.one import check_places
+from sslcut.study.one import check_data, check_places
 from sslcut.study.sharing import Work
 from sslcut.training.estimate import gigabytes
 from sslcut.training.outlook import plan as plan_training
@@ -75,6 +75,7 @@ def _plans(
 def _training(recipe: Recipe, options: Options) -> Generator[Event, None, "_Told"]:
     """The lines of a training's plan, and about how many bytes its checkpoint will have."""
     check_fit(recipe.dump())
+    yield from check_data(recipe)
     lines: list[Event] = []
     planning = plan_training(recipe, choose_device(options.device))
     while True:
