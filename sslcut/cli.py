@@ -45,7 +45,10 @@ SetOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="FOLDER", help="Your images: a folder of class folders, or flat.")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
+OutFolderOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIRECTORY", help="The directory to write into.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; else one a core.")]
 SeedOption = Annotated[int | None, typer.Option(min=0, help="The recipe's seed.")]
@@ -88,7 +91,7 @@ def pretrain(
     recipe: RecipeOption = None,
     sets: SetOption = None,
     data: DataOption = None,
-    out: OutOption = None,
+    out: OutFolderOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = None,
@@ -202,7 +205,7 @@ def report(
         list[Path] | None, typer.Argument(metavar="PATH", help="Results files, checkpoints or run directories.")
     ] = None,
     recipe: RecipeOption = None,
-    out: OutOption = None,
+    out: OutFolderOption = None,
     title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
     dry_run: DryRunOption = False,
 ) -> Iterator[Event]:
@@ -225,7 +228,7 @@ def run(
     recipe: RecipeOption = None,
     sets: SetOption = None,
     data: DataOption = None,
-    out: OutOption = None,
+    out: OutFolderOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = None,
