@@ -332,7 +332,7 @@ def bench(
 ) -> Iterator[Event]:
     """Measure this machine's speed on sslcut's hot paths, beside its peers. Prints the results file's path.
 
-    PART is startup, views, step, epoch, features, files, linear, knn, cut or run.
+    PART is startup, views, step, updates, epoch, features, files, linear, knn, cut or run.
 
     Example: sslcut bench knn --seconds 60
     """
