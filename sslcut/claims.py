@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from sslcut.choices import Section, told, wanted
-from sslcut.registry import METHODS
+from sslcut.registry import uses_labels
 
 Figure = Literal["layers", "width", "strength", "head", "transfer"]
 ABOUT = ("task", "tasks", "measure")  # what a quantity is about: one of these
@@ -181,8 +181,7 @@ def _agrees(asked: Any, found: Any) -> bool:
 def taught(recipe: Mapping[str, Any], first: str | None = None) -> list[str]:
     """The tasks whose labels a recipe trains on: those that it names, else the data's `first` class task."""
     method, views = recipe.get("method") or {}, recipe.get("views") or {}
-    name, task = str(method.get("name")), method.get("task")
-    labelled = name in METHODS and METHODS.literal(name, "uses_labels", False)
-    found = [task or first] if labelled or method.get("negatives") == "mask_same_label" else []
+    task = method.get("task")
+    found = [task or first] if uses_labels(method) else []
     found += [views.get("task") or task or first] if views.get("positives") == "label" else []
     return list(dict.fromkeys(task for task in found if task))

@@ -302,3 +302,10 @@ BENCHES = Registry(
         "run": "sslcut.bench.run:run",
     },
 )
+
+
+def uses_labels(method: Mapping[str, Any]) -> bool:
+    """Whether the method that a recipe's `method` section describes is given labels; of an unknown one False."""
+    name = str(method.get("name"))
+    own = name in METHODS and METHODS.literal(name, "uses_labels", False)
+    return bool(own) or method.get("negatives") == "mask_same_label"

@@ -13,7 +13,7 @@ from sslcut.methods.base import Method, enough
 from sslcut.model.build import build
 from sslcut.model.chain import Chain
 from sslcut.names import HEAD_PARTS
-from sslcut.registry import METHODS, UPDATES
+from sslcut.registry import METHODS, UPDATES, uses_labels
 
 
 def check_fit(document: Mapping[str, Any]) -> None:
@@ -105,11 +105,6 @@ def method_on(chain: Chain, chosen: Mapping[str, Any], classes: int | None) -> M
         options["classes"] = classes
     method: Method = kind(chain, **options)
     return method
-
-
-def uses_labels(method: Mapping[str, Any]) -> bool:
-    """Whether the method that a recipe's `method` section describes is given labels."""
-    return METHODS.literal(method["name"], "uses_labels", False) or method.get("negatives") == "mask_same_label"
 
 
 def views_of(document: Mapping[str, Any]) -> dict[str, Any]:

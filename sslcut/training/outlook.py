@@ -17,12 +17,12 @@ from sslcut.methods.making import (
     method_on,
     model_document,
     task_of,
-    uses_labels,
     views_of,
 )
 from sslcut.model.build import blueprint, build, settled
 from sslcut.model.cost import costs
 from sslcut.recipe import Recipe
+from sslcut.registry import uses_labels
 from sslcut.training.estimate import BYTES, memory
 from sslcut.training.online import asked_taps
 from sslcut.training.passes import beside_joint, far_from_matched, matched, passes_of, work_of
