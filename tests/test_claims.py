@@ -288,6 +288,19 @@ def test_the_report_of_a_sweep_leads_with_its_claims_then_the_figure_then_the_co
     assert len(set(names)) == len(names)
 
 
+def test_a_studys_checkpoints_are_called_by_condition_and_seed_in_all_of_the_report():
+    raw = study_data.study().model_dump(mode="json")
+    documents = [
+        study_data.result({"method.name": name}, seed, study=raw) for name in ("simclr", "vicreg") for seed in range(2)
+    ]
+    told = sections.report(study_data.found(documents))
+    called = ["simclr, seed 0", "simclr, seed 1", "vicreg, seed 0", "vicreg, seed 1"]
+    assert [part.title for part in told.parts[2:]] == called
+    assert told.parts[2].sections[0].prose == ("From `00/pretrain`.",)
+    (rows,) = [figure.spec["data"]["values"] for figure in told.figures if figure.name == "atlas"]
+    assert list(dict.fromkeys(row["row"] for row in rows)) == called
+
+
 def test_results_without_a_shared_study_are_compared_as_ever():
     raw = study_data.study().model_dump(mode="json")
     mixed = [study_data.result({}, 0, study=raw), study_data.result({"views.strength": 2.0}, 0)]

@@ -38,6 +38,7 @@ def test_results_on_other_data_are_no_conditions():
     assert [group.seeds for group in shown.setting.groups] == [3] and len(shown.setting.elsewhere) == 1
     assert shown.claims[0].verdict.mean == pytest.approx(30)
     report = sections.report(study_data.found([*mine, *others]), asked=study_data.study())
+    assert [part.title for part in report.parts[4:6]] == ["seed 2", "03/pretrain"]
     assert len(report.parts) == 2 + 6  # the results on other data are still shown, each by itself
 
 

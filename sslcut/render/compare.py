@@ -221,14 +221,15 @@ def _above(gain: Spread | None) -> bool:
 # ---- the atlas
 
 
-def cells(found: Sequence[Found]) -> list[Cell]:
-    """Every checkpoint's best place for every task of every data set."""
+def cells(found: Sequence[Found], called: Mapping[str, str] | None = None) -> list[Cell]:
+    """Every checkpoint's best place for every task of every data set; `called` gives names by identity."""
     many_sets = len({one.document.data_name for one in found}) > 1
     names: dict[tuple[str, str], str] = {}
     made = []
     for one, label in zip(found, checkpoint_labels(found), strict=True):
         document = one.document
-        checkpoint = names.setdefault((document.checkpoint.identity, document.how), label)
+        identity = document.checkpoint.identity
+        checkpoint = names.setdefault((identity, document.how), (called or {}).get(identity, label))
         for best in document.best:
             column = f"{document.data_name}: {best.task}" if many_sets else best.task
             keeps = document.is_reference(best)

@@ -27,6 +27,7 @@ from sslcut.render import (
     words,
 )
 from sslcut.render.chart import Figure, slug
+from sslcut.render.conditions import on_own_data
 from sslcut.render.gather import Found, labels, trained_in
 from sslcut.render.results import Document
 from sslcut.render.table import Table
@@ -98,10 +99,12 @@ def report(
         answer = words.answer(documents[0])
         return Report(title or _own_title(found), answer, notes, tuple(facts(documents[0])), (part,))
     names = labels(found)
-    cells, grouped = compare.cells(found), compare.groups(found, names)
+    grouped, called = compare.groups(found, names), dict[str, str]()
     shown = study.told(found, grouped, asked, planned)
     if shown is not None:
-        grouped = [*shown.setting.groups, *shown.setting.elsewhere]
+        grouped, called = [*shown.setting.groups, *shown.setting.elsewhere], shown.names
+    names = [_called(one, called, name) for one, name in zip(documents, names, strict=True)]
+    cells = compare.cells(found, called)
     lines = () if shown is not None and shown.study.figure == "layers" else tuple(atlas.lines(grouped))
     side = Part("comparison", "Side by side", tuple(comparison(documents, names, cells, grouped, lines)))
     answer = compare.summary(cells, found, grouped) if shown is None else shown.answer
@@ -109,6 +112,11 @@ def report(
     own = _own_title(found, "Where to read" if shown is None else "What came of")
     records = () if shown is None else tuple(map(claimed.record, shown.claims))
     return Report(title or own, answer, notes, tuple(_common_facts(documents)), parts, records)
+
+
+def _called(document: Document, called: Mapping[str, str], name: str) -> str:
+    """What a result is called: its checkpoint's name in a study, where it is on the data of the training."""
+    return called.get(document.checkpoint.identity, name) if on_own_data(document) else name
 
 
 def _study(shown: study.Told) -> Part:
@@ -316,19 +324,21 @@ def comparison(
 
 def _each(found: Sequence[Found], names: Sequence[str]) -> Iterator[Part]:
     seen = set()
-    for index, (one, label) in enumerate(zip(found, names, strict=True), 1):
+    for index, (one, label, path) in enumerate(zip(found, names, labels(found), strict=True), 1):
         prefix = f"{index}-{slug(label)}"
         full = len(found) <= IN_FULL
         folder = trained_in(one.path.parent)
         curved = folder not in seen
         seen.add(folder)
-        made = one_result(one, curved=curved) if full else _in_brief(one.document)
+        made = one_result(one, curved=curved) if full else _in_brief(one.document, path)
         sections = tuple(_prefixed(section, prefix) for section in made)
         yield Part(prefix, label, sections, words.answer(one.document))
 
 
-def _in_brief(document: Document) -> Iterator[Section]:
-    return _filled(Section("best", "Best layer of each task", tables=_tables(table.best(document))))
+def _in_brief(document: Document, path: str) -> Iterator[Section]:
+    tables = _tables(table.best(document))
+    title = "Best layer of each task" if tables else "Without labels"
+    yield Section("best", title, (f"From {words.code(path)}.",), tables=tables)
 
 
 def _prefixed(section: Section, prefix: str) -> Section:

@@ -9,7 +9,7 @@ from sslcut.render import claimed, compare, words
 from sslcut.render.chart import Figure
 from sslcut.render.claimed import Judged
 from sslcut.render.compare import Group
-from sslcut.render.conditions import Setting, named, setting
+from sslcut.render.conditions import Setting, by_seed, named, setting
 from sslcut.render.gather import Found
 from sslcut.render.study_figures import drawn
 from sslcut.render.table import Table
@@ -29,6 +29,17 @@ class Told:
     def of_paper(self) -> bool:
         """Whether the recipes follow a paper, whose figure is then drawn."""
         return any(one.documents[0].recipe.get("paper") for one in self.setting.groups)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Checkpoints by identity, called by condition and seed; none where a checkpoint was read in several ways."""
+        groups = self.setting.groups
+        named = [
+            (document.checkpoint.identity, f"{group.label}, seed {seed}" if len(groups) > 1 else f"seed {seed}")
+            for group in groups
+            for seed, document in by_seed(group).items()
+        ]
+        return dict(named) if len(dict(named)) == len(named) else {}
 
     @property
     def answer(self) -> Answer:
