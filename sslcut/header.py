@@ -146,10 +146,28 @@ def own(parts: Mapping[str, Sequence[str]], tensors: Iterable[str], where: str) 
 
 def is_foreign(path: Path) -> bool:
     """Whether a file that is there holds tensors and is no checkpoint of sslcut's; raises InputError as `read` does."""
-    with suppress(OSError), open(path, "rb") as file:
-        if file.read(2) in PICKLED:
-            return True
-    return path.is_file() and "sslcut" not in read(path).metadata
+    return path.is_file() and (is_pickled(path) or "sslcut" not in read(path).metadata)
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a file is one of `torch.save`'s; raises InputError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(9), os.fstat(file.fileno()).st_size
+    except FileNotFoundError as error:
+        raise InputError(f"no file at {path}", hint="check the path") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return start[:2] in PICKLED and _length(start, size) is None
+
+
+def _length(start: bytes, size: int) -> int | None:
+    """How long a file's safetensors header is, by the first nine bytes; None where it has none.
+
+    It is to be asked before anything else that a file may begin with: any two bytes are the low end of some length.
+    """
+    length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+    return length if start[8:] == b"{" and 2 <= length <= min(MAX_HEADER, size - 8) else None
 
 
 def read(path: Path | str) -> Header:
@@ -165,19 +183,11 @@ def read(path: Path | str) -> Header:
 
 
 def _parse(path: Path, file: BinaryIO, size: int) -> Header:
-    first = file.read(8)
-    if first[:2] in PICKLED:
-        raise InputError(
-            f"{path} is a pickled PyTorch file, not safetensors", hint=f"`sslcut import {path}` converts it"
-        )
-    if first == b"version ":
-        raise InputError(f"{path} is a Git LFS pointer: the file itself is elsewhere", hint="`git lfs pull` fetches it")
-    if first.lstrip()[:1] == b"<":
-        raise InputError(f"{path} is a web page, not a checkpoint", hint="download the file that the page links to")
-    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
-    if not 2 <= length <= min(MAX_HEADER, max(size - 8, 0)):
-        raise InputError(f"{path} is not a safetensors file, or is truncated ({size} bytes)", hint=_REMAKE)
-    text = file.read(length)
+    start = file.read(9)
+    length = _length(start, size)
+    if length is None:
+        raise _something_else(path, start, size)
+    text = start[8:] + file.read(length - 1)
     try:
         fields = json.loads(text)
         metadata = dict(fields.pop("__metadata__", {}))
@@ -191,7 +201,20 @@ def _parse(path: Path, file: BinaryIO, size: int) -> Header:
         raise InputError(
             f"{path} is truncated or padded: {size - 8 - length} bytes of tensors, its header lists {end}", hint=_REMAKE
         )
-    return Header(path, first + text, entries, metadata)
+    return Header(path, start[:8] + text, entries, metadata)
+
+
+def _something_else(path: Path, start: bytes, size: int) -> InputError:
+    """The fault of a file that has no safetensors header, which says what it is where its first bytes tell."""
+    if start[:2] in PICKLED:
+        what, hint = f"{path} is a pickled PyTorch file, not safetensors", f"`sslcut import {path}` converts it"
+    elif start[:8] == b"version ":
+        what, hint = f"{path} is a Git LFS pointer: the file itself is elsewhere", "`git lfs pull` fetches it"
+    elif start.lstrip()[:1] == b"<":
+        what, hint = f"{path} is a web page, not a checkpoint", "download the file that the page links to"
+    else:
+        what, hint = f"{path} is not a safetensors file, or is truncated ({size} bytes)", _REMAKE
+    return InputError(what, hint=hint)
 
 
 def _check_ranges(entries: Mapping[str, Entry]) -> int:

@@ -101,6 +101,15 @@ def test_a_foreign_file_is_an_input_error(tmp_path, content):
         header.read(tmp_path / "x")
 
 
+@pytest.mark.parametrize("first", [*header.PICKLED, b" <", b"\t<", b"<!", b"ve"])
+def test_a_header_may_be_so_long_that_its_length_spells_another_formats_beginning(tmp_path, first):
+    length = int.from_bytes(first, "little")
+    text = json.dumps({"__metadata__": {"sslcut": "{}"}, "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}})
+    (tmp_path / "x").write_bytes(struct.pack("<Q", length) + text.encode().ljust(length) + bytes(1))
+    assert list(header.read(tmp_path / "x").entries) == ["w"] == list(load_file(tmp_path / "x"))
+    assert not header.is_foreign(tmp_path / "x")
+
+
 def test_a_foreign_safetensors_file_is_readable_but_has_no_document(tmp_path):
     save_file({"w": torch.rand(2)}, tmp_path / "x")
     with pytest.raises(InputError, match="not a checkpoint of sslcut"):

@@ -56,24 +56,13 @@ ALLOWED: tuple[tuple[Any, str], ...] = (
 DENSE = "save `model.state_dict()` of a network with plain tensors"
 
 
-def is_pickled(path: Path) -> bool:
-    """Whether the file begins as a file of `torch.save` does; raises InputError where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(2) in header.PICKLED
-    except FileNotFoundError as error:
-        raise InputError(f"no file at {path}", hint="check the path") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-
-
 def tensors_in(path: Path) -> dict[str, Tensor]:
     """Every tensor of a `.pth`, `.pt`, `.ckpt`, `.tar` or `.safetensors` file, by its dotted path, on the CPU.
 
     Raises InputError (exit 3) for a file that is damaged, or a pickle that names anything which is not allowed; its
     message lists what.
     """
-    if not is_pickled(path):
+    if not header.is_pickled(path):
         header.read(path)  # says clearly what is wrong with a damaged one
         return load_file(path)
     try:
