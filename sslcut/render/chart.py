@@ -48,7 +48,7 @@ def theme(*, dark: bool = False, font: str = FONT, background: str | None = None
             "labelAnchor": "start", "labelPadding": 4,
         },
         "legend": {
-            "orient": "top", "title": None, "labelColor": soft, "labelFontSize": 11.5, "labelLimit": 300, "columns": 6,
+            "orient": "top", "title": None, "labelColor": soft, "labelFontSize": 11.5, "labelLimit": 520, "columns": 6,
             "columnPadding": 16, "rowPadding": 4,
         },
         "text": {"color": ink},

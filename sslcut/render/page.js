@@ -25,7 +25,7 @@ async function draw(plot) {
   const width = plot.clientWidth;
   const theme = dark.matches ? "dark" : "light";
   const config = structuredClone(themes[theme]);
-  if (width < 560) config.legend.columns = 2;
+  if (width < 560) Object.assign(config.legend, { columns: 2, labelLimit: 300 });
   const live = plot.querySelector(".live");
   // `ast`: expressions are interpreted, since the page forbids eval; logLevel 1: errors, not hints on empty intervals
   const given = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, logLevel: 1 };
