@@ -68,6 +68,11 @@ class Quantity(Section):
         return Quantity(**{**ours, **theirs})
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The tasks that it names, which the data must have."""
+        return self.tasks if isinstance(self.tasks, tuple) else (self.task,) if self.task is not None else ()
+
+    @property
     def in_points(self) -> bool:
         """Whether it is a score, told in points, and no measure or ratio."""
         return self.measure is None and self.over is None

@@ -31,7 +31,7 @@ class Cell(Protocol):
 def faults_of(text: Marked, study: Study, cells: Sequence[Cell], settled: Iterable[str] = ()) -> Iterator[Problem]:
     """What is wrong with claims, told from the recipe's text: keys, values and probes that no cell has.
 
-    A value that no cell has is no fault where the command line has `settled` its key: the claim is then undecided. A
+    A value that no cell has is no fault where the command line has `settled` its key: the claim is then not measured. A
     recipe without cells is one of a sweep's, and its claims are the sweep's.
     """
     recipes = [cell.recipe.dump() for cell in cells]
@@ -89,8 +89,8 @@ def _unmeasured(each: Quantity, probe: Mapping[str, Any], learned: set[str]) -> 
 
 
 def _unscored(each: Quantity, probe: Mapping[str, Any], learned: set[str]) -> Iterator[tuple[str, str]]:
-    named = [each.task] if each.task else each.tasks if isinstance(each.tasks, tuple) else ()
-    if probe["tasks"] != "all" and (missing := next((task for task in named if task not in probe["tasks"]), None)):
+    missing = next((task for task in each.named if probe["tasks"] != "all" and task not in probe["tasks"]), None)
+    if missing is not None:
         hint = suggestion(missing, probe["tasks"], "`probe.tasks`")
         yield f"a claim speaks of the task `{missing}`, which is not probed", hint
     if each.tasks == "transfer" and probe["tasks"] != "all" and learned.issuperset(probe["tasks"]):
@@ -122,14 +122,15 @@ def _uncontrolled(control: str, probe: Mapping[str, Any]) -> Iterator[tuple[str,
 def tasks_asked(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The tasks that a cell's recipe names for what comes after its training, each behind what names it."""
     asked, cut = recipe["probe"]["tasks"], recipe["guillotine"]["task"]
-    yield from (("`probe.tasks`", task) for task in asked if asked != "all")
+    yield from (("`probe.tasks`", task) for task in (() if asked == "all" else asked))
     if "guillotine" in recipe["stages"] and cut is not None:
         yield "`guillotine.task`", cut
     study = study_of(recipe)
     for claim in study.claims if study is not None else ():
         if any(fits(side, recipe) for side in claim.sides):
-            named = [each.tasks if isinstance(each.tasks, tuple) else (each.task,) for each in claim.quantities]
-            yield from ((f"the claim “{claim.says}”", task) for tasks in named for task in tasks if task is not None)
+            yield from ((f"the claim “{claim.says}”", task) for each in claim.quantities for task in each.named)
+    for each in study.table if study is not None else ():
+        yield from (("`study.table`", task) for task in each.named)
 
 
 def check_layers(recipe: Mapping[str, Any], names: Sequence[str], measured: Sequence[str]) -> None:

@@ -301,6 +301,17 @@ def test_a_studys_checkpoints_are_called_by_condition_and_seed_in_all_of_the_rep
     assert list(dict.fromkeys(row["row"] for row in rows)) == called
 
 
+def test_checkpoints_that_condition_and_seed_do_not_tell_apart_keep_their_paths():
+    raw = study_data.study().model_dump(mode="json")
+    whole, cut, other = (
+        study_data.result({"method.name": name}, 0, study=raw) for name in ("simclr", "simclr", "vicreg")
+    )
+    cut["checkpoint"]["identity"] = "c" * 64
+    cut["history"] = [*cut["history"], {"stage": "guillotine", "options": {"layer": "pool"}}]
+    told = sections.report(study_data.found([whole, cut, other]))
+    assert [part.title for part in told.parts[2:]] == ["00/pretrain", "01/pretrain", "02/pretrain"]
+
+
 def test_results_without_a_shared_study_are_compared_as_ever():
     raw = study_data.study().model_dump(mode="json")
     mixed = [study_data.result({}, 0, study=raw), study_data.result({"views.strength": 2.0}, 0)]

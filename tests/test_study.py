@@ -241,10 +241,46 @@ def test_a_report_on_a_sweeps_directory_knows_what_was_planned(tmp_path):
     assert "Of 1 claim, 1 was not measured." in page
 
 
-def test_a_damaged_plan_of_a_sweep_is_named(tmp_path):
+def test_a_sweep_in_a_directory_with_a_run_of_its_own_reports_on_its_cells(tmp_path):
+    list(study.run(load(None, FAST[1::2]), Options(out=tmp_path, threads=1)))
+    assert len(list(tmp_path.glob("probe-*.json"))) == 1
+    *_, result = ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
+    assert len(result.numbers["results"]) == 2
+
+
+def test_a_study_does_not_judge_what_is_named_beside_its_sweep(tmp_path):
+    claims = "[{says: it falls, value: {task: shape, layer: pool}, less: {layer: layer4}}]"
+    ran(swept("{seed: [0, 1]}", "train.epochs=0", f"study={{claims: {claims}}}"), tmp_path / "a")
+    ran(swept("{seed: [2, 3]}", "train.epochs=0"), tmp_path / "b")
+    *_, alone = report.run([tmp_path / "a"], tmp_path / "alone")
+    *_, both = report.run([tmp_path / "a", *(tmp_path / "b").glob("seed=*")], tmp_path / "both")
+    assert "claims" in alone.numbers and len(both.numbers["results"]) == 4 and "claims" not in both.numbers
+
+
+def test_a_lost_folder_that_others_share_takes_no_report_with_it(tmp_path):
+    ran(swept("{seed: [0, 1], guillotine.at: [layer3, layer4]}", "train.epochs=0", "probe.layers=all"), tmp_path)
+    leader = next(path.parent for path in sorted(tmp_path.glob("*/probe-*.json")))
+    shutil.rmtree(leader)
+    *told, result = report.run([tmp_path])
+    assert len(result.numbers["results"]) == 1
+    assert any("2 of 4 cells without a result" in event.line() for event in told)
+
+
+def test_a_sweep_without_results_is_said_to_have_none(tmp_path):
     ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
-    (tmp_path / "sweep.json").write_text('{"cells": []}')
-    with pytest.raises(InputError, match=r"sweep\.json cannot be read"):
+    for cell in tmp_path.glob("seed=*"):
+        shutil.rmtree(cell)
+    with pytest.raises(InputError, match="no cell of the sweep"):
+        list(report.run([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [('{"format": 1, "cells": []}', "damaged"), ('{"format": 2, "cells": {}}', "format 2")]
+)
+def test_a_damaged_plan_of_a_sweep_is_named(tmp_path, text, told):
+    ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(InputError, match=rf"sweep\.json (is|has) {told}"):
         list(report.run([tmp_path]))
     *_, result = ran(swept("{seed: [0, 1]}", "train.epochs=0"), tmp_path)
     assert len(result.numbers["results"]) == 2
@@ -281,6 +317,20 @@ def test_a_task_that_the_data_lacks_is_told_before_any_training(tmp_path, sets, 
         assert told in str(caught.value) and caught.value.exit_code == 2
         assert "shape" in caught.value.faults[0].hint
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_plan_tells_a_task_that_one_of_the_cells_with_one_training_names(tmp_path):
+    with pytest.raises(SslcutError, match="names `shap`"):
+        ran(swept("{probe.tasks: [[shape], [shap]]}"), tmp_path, dry_run=True)
+
+
+def test_force_does_not_pass_a_task_that_the_data_lacks(tmp_path):
+    ran(swept("{seed: [0]}", "stages=[pretrain]"), tmp_path)
+    (file,) = tmp_path.rglob("pretrain.safetensors")
+    before = file.stat().st_mtime_ns
+    with pytest.raises(SslcutError, match="names `shap`"):
+        ran(swept("{seed: [0]}", "probe.tasks=[shap]"), tmp_path, force=True)
+    assert file.stat().st_mtime_ns == before
 
 
 # ---- side by side

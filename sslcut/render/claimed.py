@@ -163,6 +163,7 @@ def rule(study: Study) -> str:
     return (
         f"A claim's effect is a difference paired by seed; its interval is Student's t at {per_cent(claims)}{joint}. "
         "It appears where the whole interval lies beyond the smallest effect that counts, does not appear where it "
-        "lies within, shows the opposite where it lies beyond on the other side, and is else undecided. The number of "
-        "seeds that would decide it supposes that mean and deviation stay as they are."
+        "lies within, shows the opposite where it lies beyond on the other side, and is else undecided; without any "
+        "result it was not measured. The number of seeds that would decide it supposes that mean and deviation stay as "
+        "they are."
     )

@@ -52,7 +52,7 @@ def find(paths: Sequence[Path], kin: Kin) -> list[Found]:
 
 def holds_results(folder: Path) -> bool:
     """Whether a run has results, in its own folder or in that of a sibling with which it shares them."""
-    return any(folder.glob(PATTERN)) or any(_shared(folder))
+    return any(folder.glob(PATTERN)) or any(file.is_file() for file in _shared(folder))
 
 
 def trained_in(folder: Path) -> Path:

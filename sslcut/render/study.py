@@ -39,7 +39,8 @@ class Told:
             for group in groups
             for seed, document in by_seed(group).items()
         ]
-        return dict(named) if len(dict(named)) == len(named) else {}
+        names = dict(named)
+        return names if len(names) == len(set(names.values())) == len(named) else {}
 
     @property
     def answer(self) -> Answer:

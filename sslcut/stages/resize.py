@@ -11,6 +11,7 @@ from sslcut import header
 from sslcut.atomic import make_folder
 from sslcut.errors import AbsentError, InputError, UsageError, suggestion
 from sslcut.events import Event, Note, Plan, Result, Warn
+from sslcut.fingerprint import data_fingerprint
 from sslcut.header import Header
 from sslcut.inputs import Given
 from sslcut.names import can_resize, not_resizable, part_of
@@ -105,8 +106,11 @@ def check(source: Header, width: Width) -> None:
 
 
 def entry_of(source: Header, width: Width, recipe: Recipe | None = None) -> dict[str, Any]:
-    """The entry in the new checkpoint's history; what is preserved depends on the recipe's data."""
-    note = {"note": NEEDS_TRAINING} if width.init == "fresh" else {"data": recipe.stored()["data"] if recipe else None}
+    """The entry in the new checkpoint's history; what is preserved depends on the recipe's data, by name and files."""
+    note: dict[str, Any] = {"note": NEEDS_TRAINING} if width.init == "fresh" else {"data": None}
+    if width.init == "preserve" and recipe is not None:
+        data = recipe.stage_sections("pretrain")["data"]
+        note["data"] = {**data, "files": data_fingerprint(recipe.dump()["data"])}
     about = {"input": source.identity, "versions": versions()}
     return {"stage": "resize", "options": asdict(width), **note, **about}
 
@@ -117,7 +121,8 @@ def _is_already(target: Path, source: Header, width: Width, entry: Mapping[str, 
         last = header.read_network(target).document["history"][-1]
     except (InputError, IndexError):
         return False
-    return all(last.get(key) == entry.get(key) for key in ("stage", "options", "input", "data"))
+    same = all(last.get(key) == entry[key] for key in ("stage", "options", "input"))
+    return same and ("data" not in last or last["data"] == entry["data"])
 
 
 def _enter(source: Header, target: Path, width: Width, seconds: float | None) -> Iterator[Event]:
@@ -189,7 +194,7 @@ class _Resizing:
         images, others, which = yield from self.images()
         how = preserve(self.old, self.new, images)
         error = difference(self.old, self.new, how, others)
-        self.entry["error"] = float(f"{error:.3g}")
+        self.entry |= {"error": float(f"{error:.3g}"), "seen": which}
         told = "the output differs" if part_of(self.old.names[-1]) != "backbone" else "the representation differs"
         yield Note(f"{told} by {error:.2g} of its deviation, over {len(others)} {which}")
 

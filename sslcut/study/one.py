@@ -1,5 +1,6 @@
 """A recipe's stages in order, each on what the one before wrote; those of a sweep's cell, with what siblings did."""
 
+import json
 from collections.abc import Collection, Generator, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -34,7 +35,7 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
     stages = [stage for stage in recipe.stages if follows is None or stage != "report"]
     if "pretrain" in stages:
         check_places(recipe)
-        if directory.find("pretrain", pretrain.key_of(recipe)) is None:
+        if "pretrain" not in (follows or ()) and not _trained(recipe, options, directory):
             yield from check_data(recipe)
     with nullcontext() if options.dry_run else directory.lock():
         given: Given | None = None
@@ -50,24 +51,31 @@ def one(recipe: Recipe, options: Options, directory: RunDir, follows: Collection
         yield result
 
 
-def check_data(recipe: Recipe) -> Iterator[Event]:
-    """Raise UsageError, before the network is trained, for tasks and shifts that the data does not have."""
-    document = recipe.dump()
+def _trained(recipe: Recipe, options: Options, directory: RunDir) -> bool:
+    return not options.force and directory.find("pretrain", pretrain.key_of(recipe)) is not None
+
+
+def check_data(recipe: Recipe, seen: dict[str, tuple[tuple[str, ...], bool]] | None = None) -> Iterator[Event]:
+    """Raise UsageError, before the network is trained, for tasks and shifts that the data does not have.
+
+    `seen` keeps each data set's tasks and whether it has a test split, for recipes that differ in other things.
+    """
+    document, seen = recipe.dump(), {} if seen is None else seen
     named, shifts = [*tasks_asked(document)], document["probe"]["shifts"]
     if "probe" not in recipe.stages or not (named or shifts):
         return
-    with suppress(AbsentError):  # which the training tells, and a plan lists
-        opened = yield from open_data(document["data"], document["seed"])  # it stays open for the training
-        if shifts and opened.dataset.test is None:
-            raise no_test_split()
-        known = opened.dataset.train.tasks
-        for what, task in named:
-            if task not in known:
-                raise UsageError(f"{what} names `{task}`, and the data has no such task", hint=_tasks(task, known))
-
-
-def _tasks(asked: str, known: Collection[str]) -> str:
-    return suggestion(asked, known, "tasks") if known else "it has no labels"
+    key = json.dumps(document["data"], sort_keys=True)
+    if key not in seen:
+        with suppress(AbsentError):  # which the training tells, and a plan lists
+            opened = yield from open_data(document["data"], document["seed"])  # it stays open for the training
+            seen[key] = tuple(opened.dataset.train.tasks), opened.dataset.test is not None
+    tasks, tested = seen.get(key, (tuple(task for _, task in named), True))
+    if shifts and not tested:
+        raise no_test_split()
+    for what, task in named:
+        if task not in tasks:
+            hint = suggestion(task, tasks, "tasks") if tasks else "it has no labels"
+            raise UsageError(f"{what} names `{task}`, and the data has no such task", hint=hint)
 
 
 def _taken_over(stage: str, recipe: Recipe, directory: RunDir, given: Given | None) -> Iterator[Event]:

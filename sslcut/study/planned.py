@@ -46,11 +46,13 @@ def _plans(
     known: dict[str, _Told] = {}
     told: dict[tuple[Event, ...], list[str]] = {}
     refused: dict[str, list[str]] = {}
+    seen: dict[str, tuple[tuple[str, ...], bool]] = {}
     for work in works:
         recipe = work.cell.recipe
         try:
             if "pretrain" in recipe.stages:
                 check_places(recipe)
+                yield from check_data(recipe, seen)
                 if work.trains is None:
                     pretrain.key_of(recipe)  # says why it has none
             if work in trainings:
@@ -75,7 +77,6 @@ def _plans(
 def _training(recipe: Recipe, options: Options) -> Generator[Event, None, "_Told"]:
     """The lines of a training's plan, and about how many bytes its checkpoint will have."""
     check_fit(recipe.dump())
-    yield from check_data(recipe)
     lines: list[Event] = []
     planning = plan_training(recipe, choose_device(options.device))
     while True:

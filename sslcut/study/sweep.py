@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sslcut import swept
 from sslcut.atomic import as_fault
 from sslcut.events import Event, Note, Progress, Result, Stage
 from sslcut.options import Options
@@ -17,6 +16,7 @@ from sslcut.study.one import check_places, one, passed
 from sslcut.study.outcome import begins, ended, failed, followed, row
 from sslcut.study.sharing import Work, arrange
 from sslcut.sweep import Cell
+from sslcut.swept import remember, swept
 from sslcut.training.world import use_threads
 
 
@@ -27,14 +27,15 @@ def run(points: Sequence[Cell], recipe: Recipe, options: Options, directory: Run
         yield from planned.plan(works, options, directory)
         return
     with directory.lock():
-        swept.remember(directory.path, points)
+        remember(directory.path, points)
         decisions = Decisions(works, directory, options)
         yield from (row(work, "waiting", state="waiting") for work in sorted(works, key=lambda work: work.number))
         yield from (side_by_side if options.jobs > 1 else _in_turn)(works, options, decisions)
         failures = [work.error for work in sorted(works, key=lambda work: work.number) if work.error is not None]
         result = Result(str(directory.path))
         if len(failures) < len(works) and "report" in recipe.stages:
-            told = report.run([directory.path], directory.path / "report", recipe.dump()["report"]["title"])
+            title, own = recipe.dump()["report"]["title"], swept(directory.path, points)
+            told = report.run([directory.path], directory.path / "report", title, own)
             result = (yield from passed(told)) or result
     if failures:
         if result.text != str(directory.path):
