@@ -165,6 +165,22 @@ def test_over_seeds_validation_chooses_the_layer_and_the_gain_is_paired(tmp_path
     assert gain.values == tuple(row.gain for row in rows) and score.mean == pytest.approx(sum(score.values) / 3)
 
 
+def test_a_checkpoint_is_one_row_of_the_atlas_whatever_is_asked_of_it_on_each_data_set(tmp_path):
+    found = []
+    for name, root, tasks in (("shapes", None, ["shape"]), ("folder", "cats", "all"), ("folder", "dogs", "all")):
+        made = report_data.document()
+        made["data"] = {**made["data"], "name": name}
+        made["recipe"] = {**made["recipe"], "data": {"name": name, "root": root}, "probe": {"tasks": tasks}}
+        found.append(Found(tmp_path / "simclr" / f"probe-{root}.json", Document.model_validate(made)))
+    cells = compare.cells(found)
+    assert len({cell.checkpoint for cell in cells}) == 1
+    sets = list(dict.fromkeys(cell.column.partition(":")[0] for cell in cells))
+    assert sets == ["shapes", "folder cats", "folder dogs"]
+    again = found[0].document.model_copy(update={"recipe": found[0].document.recipe | {"probe": {"tasks": "all"}}})
+    twice = [*found, Found(tmp_path / "simclr" / "probe-again.json", again)]
+    assert len({cell.checkpoint for cell in compare.cells(twice)}) == 2  # two ways on the shapes
+
+
 def test_the_atlas_tells_depth_and_hatches_what_is_not_clear(tmp_path):
     found = several(tmp_path, bump=0.05)
     cell = next(cell for cell in compare.cells(found) if cell.column == "hue")

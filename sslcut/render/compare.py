@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sslcut.render import words
-from sslcut.render.gather import Found, checkpoint_labels
+from sslcut.render.gather import Found, checkpoint_labels, in_several_ways
 from sslcut.render.results import Best, Document, Place, Score
 
 ASIDE = (
@@ -117,13 +117,13 @@ def groups(found: Sequence[Found], labels: Sequence[str]) -> list[Group]:
         seed = one.document.recipe.get("seed")
         by_recipe.setdefault(_recipe_key(one.document), {}).setdefault(seed, (label, one.document))
     telling = [key for key in differences([one.document for one in found]) if key.split(".")[0] not in ASIDE]
-    many_sets = len({one.document.data_name for one in found}) > 1
+    many_sets = len({one.document.data_label for one in found}) > 1
     made = []
     for members in by_recipe.values():
         documents = tuple(document for _, document in members.values())
         recipe = flatten(documents[0].recipe)
         parts = [f"{_short(key)}={shown_value(recipe.get(key))}" for key in telling]
-        parts += [documents[0].data_name] if many_sets else []
+        parts += [documents[0].data_label] if many_sets else []
         made.append((", ".join(parts), next(iter(members.values()))[0], documents))
     names = [label for label, _, _ in made]
     return [Group(label if label and names.count(label) == 1 else first, documents) for label, first, documents in made]
@@ -223,15 +223,16 @@ def _above(gain: Spread | None) -> bool:
 
 def cells(found: Sequence[Found], called: Mapping[str, str] | None = None) -> list[Cell]:
     """Every checkpoint's best place for every task of every data set; `called` gives names by identity."""
-    many_sets = len({one.document.data_name for one in found}) > 1
+    many_sets = len({one.document.data_label for one in found}) > 1
     names: dict[tuple[str, str], str] = {}
-    made = []
+    several, made = in_several_ways(found), []
     for one, label in zip(found, checkpoint_labels(found), strict=True):
         document = one.document
         identity = document.checkpoint.identity
-        checkpoint = names.setdefault((identity, document.how), (called or {}).get(identity, label))
+        row = identity, document.how if identity in several else ""
+        checkpoint = names.setdefault(row, (called or {}).get(identity, label))
         for best in document.best:
-            column = f"{document.data_name}: {best.task}" if many_sets else best.task
+            column = f"{document.data_label}: {best.task}" if many_sets else best.task
             keeps = document.is_reference(best)
             made.append(Cell(checkpoint, column, best, keeps, _depth(document, best)))
     return made
@@ -246,7 +247,7 @@ def _depth(document: Document, best: Best) -> float | None:
 def summary(made: Sequence[Cell], found: Sequence[Found], grouped: Sequence[Group]) -> words.Answer:
     """The leading sentence for several results, and what each recipe with several seeds says."""
     checkpoints = len({one.document.checkpoint.identity for one in found})
-    sets = len({one.document.data_name for one in found})
+    sets = len({one.document.data_label for one in found})
     what = f"{words.counted(checkpoints, 'checkpoint')} on {words.counted(sets, 'data set')}"
     if not made:
         return words.Answer("none", f"{what[0].upper()}{what[1:]}: no labelled results to compare.")

@@ -168,15 +168,25 @@ def labels(found: Sequence[Found]) -> list[str]:
 def checkpoint_labels(found: Sequence[Found]) -> list[str]:
     """A short name for each result's checkpoint: its folder below the common one, and its stem where those differ.
 
-    Where a checkpoint was probed in several ways, the results' own names tell them apart.
+    Where a checkpoint was probed in several ways on one data set, the results' own names tell them apart.
     """
     folders, stems = _folders(found), [Path(one.document.checkpoint.name or one.path.stem).stem for one in found]
     alike = len(set(stems)) == 1 and len(set(folders)) > 1
     names = [(f if alike else f / stem).as_posix() for f, stem in zip(folders, stems, strict=True)]
-    ways: dict[str, set[str]] = {}
-    for name, one in zip(names, found, strict=True):
-        ways.setdefault(name, set()).add(one.document.how)
-    return [name if len(ways[name]) == 1 else full for name, full in zip(names, labels(found), strict=True)]
+    several = in_several_ways(found)
+    rows = zip(found, names, labels(found), strict=True)
+    return [full if one.document.checkpoint.identity in several else name for one, name, full in rows]
+
+
+def in_several_ways(found: Sequence[Found]) -> set[str]:
+    """The identities of the checkpoints that were probed on one data set in more than one way.
+
+    On several data sets a checkpoint may be probed for other tasks on each, and is one checkpoint still.
+    """
+    ways: dict[tuple[str, str], set[str]] = {}
+    for document in (one.document for one in found):
+        ways.setdefault((document.checkpoint.identity, document.data_label), set()).add(document.how)
+    return {identity for (identity, _), each in ways.items() if len(each) > 1}
 
 
 def _folders(found: Sequence[Found]) -> list[Path]:

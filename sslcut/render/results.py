@@ -6,11 +6,14 @@ One document is one checkpoint on one data set: rows of scores, label-free measu
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sslcut.answers import controlled
+
+NAMED_BY_FOLDER = ("folder", "table")  # data sets that are told apart by where they lie
 
 Number = float | None
 PLAIN, BALANCED = "accuracy", "balanced_accuracy"
@@ -176,6 +179,13 @@ class Document(_Part):
     def data_name(self) -> str:
         """The data set's name, or an empty string."""
         return str(self.data.get("name") or "")
+
+    @property
+    def data_label(self) -> str:
+        """The data set as a reader would call it: its name, with which folder, table or set of a library it is."""
+        given = self.recipe.get("data") or {}
+        which = given.get("dataset") or (given.get("root") if self.data_name in NAMED_BY_FOLDER else None)
+        return f"{self.data_name} {PurePath(str(which)).name}".strip() if which else self.data_name
 
     @property
     def how(self) -> str:

@@ -159,7 +159,7 @@ def facts(document: Document) -> Iterator[tuple[str, str]]:
     if document.model:
         yield "Network", document.model if isinstance(document.model, str) else json.dumps(document.model)
     images = max((row.n for row in document.results if row.n and row.shift is None), default=0)
-    yield "Data", document.data_name + (f", {images:,} test images" if images else "") or words.DASH
+    yield "Data", document.data_label + (f", {images:,} test images" if images else "") or words.DASH
     if document.reference:
         yield "Reference", document.place_name(document.reference, full=True)
     yield "Measured", f"{words.counted(len(document.layers), 'layer')}, {words.counted(len(document.metrics), 'task')}"
@@ -167,7 +167,7 @@ def facts(document: Document) -> Iterator[tuple[str, str]]:
 
 def _common_facts(documents: Sequence[Document]) -> Iterator[tuple[str, str]]:
     yield "Results", str(len(documents))
-    yield "Data", ", ".join(dict.fromkeys(one.data_name for one in documents if one.data_name)) or words.DASH
+    yield "Data", ", ".join(dict.fromkeys(one.data_label for one in documents if one.data_label)) or words.DASH
     seeds = {str(one.recipe["seed"]) for one in documents if one.recipe.get("seed") is not None}
     if seeds:
         yield "Seeds", ", ".join(sorted(seeds))

@@ -201,7 +201,7 @@ def differences(documents: Sequence[Document], labels: Sequence[str]) -> Table |
     differing = compare.differences(documents)
     columns = ("result", "checkpoint", "data", *differing)
     rows = tuple(
-        (label, one.checkpoint.name, one.data_name, *(compare.shown_value(values[i]) for values in differing.values()))
+        (label, one.checkpoint.name, one.data_label, *(compare.shown_value(values[i]) for values in differing.values()))
         for i, (label, one) in enumerate(zip(labels, documents, strict=True))
     )
     return Table("Recipe keys whose values differ", columns, rows, open=len(rows) <= AT_ONCE)
