@@ -11,9 +11,9 @@ ROOT = Path(sslcut.__file__).parent
 ORDER = [
     "errors", "registry", "names", "libraries", "events", "options", "fingerprint", "schedules", "interrupts",
     "provenance", "atomic", "marked", "yamltext", "merge", "draft", "choices", "claims", "soundness", "sections",
-    "faults", "bundled", "recipe", "sweep", "rundir", "inputs", "header", "answers", "data", "model", "methods",
-    "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "asked", "rows", "screen",
-    "cli", "__main__",
+    "faults", "bundled", "recipe", "sweep", "swept", "rundir", "inputs", "header", "answers", "data", "model",
+    "methods", "metrics", "training", "checkpoint", "foreign", "render", "stages", "study", "bench", "asked", "rows",
+    "screen", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -225,7 +225,8 @@ def cells(found: Sequence[Found], called: Mapping[str, str] | None = None) -> li
     """Every checkpoint's best place for every task of every data set; `called` gives names by identity."""
     many_sets = len({one.document.data_label for one in found}) > 1
     names: dict[tuple[str, str], str] = {}
-    several, made = in_several_ways(found), []
+    several = in_several_ways([one.document.checkpoint.identity for one in found], found)
+    made = []
     for one, label in zip(found, checkpoint_labels(found), strict=True):
         document = one.document
         identity = document.checkpoint.identity

@@ -173,20 +173,19 @@ def checkpoint_labels(found: Sequence[Found]) -> list[str]:
     folders, stems = _folders(found), [Path(one.document.checkpoint.name or one.path.stem).stem for one in found]
     alike = len(set(stems)) == 1 and len(set(folders)) > 1
     names = [(f if alike else f / stem).as_posix() for f, stem in zip(folders, stems, strict=True)]
-    several = in_several_ways(found)
-    rows = zip(found, names, labels(found), strict=True)
-    return [full if one.document.checkpoint.identity in several else name for one, name, full in rows]
+    several = in_several_ways(names, found)
+    return [full if name in several else name for name, full in zip(names, labels(found), strict=True)]
 
 
-def in_several_ways(found: Sequence[Found]) -> set[str]:
-    """The identities of the checkpoints that were probed on one data set in more than one way.
+def in_several_ways(names: Sequence[str], found: Sequence[Found]) -> set[str]:
+    """Those of the names, one for each result, under which one data set was probed in more than one way.
 
     On several data sets a checkpoint may be probed for other tasks on each, and is one checkpoint still.
     """
     ways: dict[tuple[str, str], set[str]] = {}
-    for document in (one.document for one in found):
-        ways.setdefault((document.checkpoint.identity, document.data_label), set()).add(document.how)
-    return {identity for (identity, _), each in ways.items() if len(each) > 1}
+    for name, document in zip(names, (one.document for one in found), strict=True):
+        ways.setdefault((name, document.data_label), set()).add(document.how)
+    return {name for (name, _), each in ways.items() if len(each) > 1}
 
 
 def _folders(found: Sequence[Found]) -> list[Path]:
