@@ -10,7 +10,7 @@ from sslcut.render import words
 from sslcut.render.compare import Group
 from sslcut.render.conditions import Setting, by_seed
 from sslcut.render.results import Document
-from sslcut.render.verdict import FAMILY, MOST_SEEDS, WORDS, Verdict, Word, judge, per_cent
+from sslcut.render.verdict import FAMILY, MOST_SEEDS, Verdict, Word, judge, per_cent
 
 SHOWN: dict[Word, tuple[str, str]] = {
     "appears": ("appears", "appear"),
@@ -151,7 +151,7 @@ def needed(verdict: Verdict) -> str:
 
 def summary(found: Sequence[Judged]) -> str:
     """The leading sentence: how many claims have which verdict."""
-    counts = {word: sum(one.verdict.word == word for one in found) for word in WORDS}
+    counts = {word: sum(one.verdict.word == word for one in found) for word in SHOWN}
     parts = [f"{count} {SHOWN[word][count > 1]}" for word, count in counts.items() if count]
     return f"Of {words.counted(len(found), 'claim')}, {words.listed(parts)}."
 

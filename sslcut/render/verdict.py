@@ -11,7 +11,6 @@ from statistics import fmean, stdev
 from typing import Literal
 
 Word = Literal["appears", "does not appear", "opposite", "undecided", "not measured"]
-WORDS: tuple[Word, ...] = ("appears", "does not appear", "opposite", "undecided", "not measured")
 FAMILY = 0.05  # the chance that any claim of a recipe appears without being so
 MOST_SEEDS = 1000
 
