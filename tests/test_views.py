@@ -278,20 +278,28 @@ def mixed(images: torch.Tensor, own: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.einsum("bij,bjhw->bihw", matrix, images) + lift
 
 
-def test_fast_colours_are_the_exact_ones_but_for_hue_and_clamps():
-    images = 0.4 + 0.2 * picture() / 255  # far from black and white, so that nothing is clamped
-    own = {name: torch.linspace(0.8, 1.2, 6) for name in ("brightness", "contrast", "saturation")}
-    own |= {"hue": torch.zeros(6), "order": torch.arange(6) * 4, "grey": torch.arange(6) == 2}
-    assert torch.allclose(mixed(images, own), exact.recolour(images.clone(), own), atol=1e-3)
+@pytest.mark.parametrize("turn", [0.0, 1 / 3, -1 / 3])
+def test_fast_colours_are_the_exact_ones_in_every_order_but_for_clamps_and_parts_of_a_third(turn):
+    images = 0.4 + 0.2 * picture(48) / 255  # far from black and white, so that nothing is clamped
+    own = {name: torch.linspace(0.8, 1.2, 48)[torch.randperm(48)] for name in ("brightness", "contrast", "saturation")}
+    own |= {"hue": torch.full((48,), turn), "order": torch.arange(48) % 24, "grey": torch.arange(48) >= 24}
+    wanted = exact.recolour(images.clone(), own)
+    assert torch.allclose(mixed(images, own), wanted, atol=1e-3)
+    if turn:
+        others = {**own, "order": own["order"].flip(0)}
+        assert not torch.allclose(mixed(images, others), wanted, atol=1e-3)
 
 
-def test_a_fast_turn_of_the_hue_keeps_the_luma_and_runs_as_hsvs_does():
-    images = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2) * 0.5 + 0.25
-    own = {name: torch.ones(3) for name in ("brightness", "contrast", "saturation")}
-    own |= {"hue": torch.full((3,), 1 / 3), "grey": torch.zeros(3, dtype=torch.bool)}
-    turned = mixed(images, own)
-    assert torch.allclose(exact.grey(turned), exact.grey(images), atol=1e-3)
-    assert turned[:, :, 0, 0].argmax(dim=1).tolist() == [1, 2, 0]  # red → green → blue → red
+@pytest.mark.parametrize("turn", [0.05, 0.1, 0.2, 0.5])
+def test_no_matrix_is_nearer_to_hsvs_turn_of_the_hue(turn):
+    images = torch.rand(4000, 3, 1, 1)
+    own = {name: torch.ones(4000) for name in ("brightness", "contrast", "saturation")}
+    own |= {"hue": torch.full((4000,), turn), "grey": torch.zeros(4000, dtype=torch.bool)}
+    own |= {"order": torch.zeros(4000, dtype=torch.int64)}
+    wanted = exact.turn(images, torch.full((4000, 1, 1, 1), turn))
+    best = torch.linalg.lstsq(images[:, :, 0, 0], wanted[:, :, 0, 0]).solution
+    nearest = (images[:, :, 0, 0] @ best - wanted[:, :, 0, 0]).square().mean()
+    assert (mixed(images, own) - wanted).square().mean() < 1.02 * nearest
 
 
 @pytest.mark.parametrize("strength", [1.0, 3.0])

@@ -1,24 +1,36 @@
 """Colour changes as one 3×3 matrix and an offset per image, and the changes of single pixels that follow.
 
-Without torchvision's clamp after each step, brightness, contrast about the mean grey, saturation and a turn of the hue
-in the YIQ plane all commute, so the order in which they are drawn does not matter here: luma and chroma are scaled
-apart, and the chroma turned. What differs from the exact views is that clamp, and a hue that keeps an image's luma
-where HSV keeps its brightest channel.
+Without torchvision's clamp after each step, brightness, contrast about the mean grey, saturation and greying are affine
+in an image's colours, and so is their product in the order that is drawn. The hue turns about the grey axis, which is
+HSV's own turn at every third of the circle and between them nearer to it than any other matrix, on average over all
+colours. What differs from the exact views is the clamps and, between thirds, the hue.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslcut.data.parameters import Drawn, drawers
+from sslcut.data.parameters import CONTRAST, HUE, ORDERS, SATURATION, Drawn, drawers
 
-YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-LUMA = YIQ[0] / YIQ[0].sum()
-GREY = LUMA.expand(3, 3)  # every channel becomes the luma
-CHROMA = torch.eye(3) - GREY
-# A quarter turn of the chroma, from red towards green as HSV's hue runs: I becomes Q, Q becomes -I.
-QUARTER = torch.linalg.inv(YIQ) @ torch.stack([torch.zeros(3), YIQ[2], -YIQ[1]]) @ CHROMA
+LUMA = torch.tensor([0.299, 0.587, 0.114])
+LUMAS = LUMA.expand(3, 3)  # every channel becomes the luma
+MEANS = torch.full((3, 3), 1 / 3)  # every channel becomes their mean
+# A quarter turn about the grey axis, from red towards green as HSV's hue runs.
+QUARTER = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
+
+
+class _Constants(NamedTuple):
+    """What colours are mixed of, on a device.
+
+    `basis` (5, 9) holds the matrices; `greys` (3, 3) gives of a colour its mean, its luma and the luma of its quarter
+    turn; `hue_first` (24, 2) tells of each order whether the hue comes before the contrast and before the saturation.
+    """
+
+    basis: Tensor
+    greys: Tensor
+    hue_first: Tensor
 
 
 def mixing(images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
@@ -26,14 +38,26 @@ def mixing(images: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
 
     Each value of `drawn` is (B,); the summand is in the images' unit, and the result may leave their range.
     """
-    weights, basis = _constants(images.device)
-    luma = images.flatten(2).mean(dim=2) @ weights  # (B,)
+    basis, greys, hue_first = _constants(images.device)
+    before_contrast, before_saturation = hue_first[drawn["order"]].unbind(dim=1)
+    angle, kept = 2 * torch.pi * drawn["hue"], drawn["saturation"]
+    cosine, sine = angle.cos(), angle.sin()
+
+    # Contrast moves away from the mean grey, which a turn of the hue before it has changed, if only in the chroma that
+    # a saturation before that has left.
+    mean, luma, quarter = (images.flatten(2).mean(dim=2) @ greys).unbind(dim=1)
+    turned = mean + cosine * (luma - mean) + sine * quarter
+    grey = torch.where(before_contrast, luma.lerp(turned, torch.where(before_saturation, 1.0, kept)), luma)
+    lift = drawn["brightness"] * (1 - drawn["contrast"]) * grey
+
+    # An image is so much colour, turned; so much grey of the colours as they are turned; and of those as they were.
+    colour = torch.where(drawn["grey"], 0.0, kept)
+    grey_then = torch.where(before_saturation, 1 - colour, kept - colour)
+    grey_first = 1 - colour - grey_then
+    parts = [(1 - grey_first) * (1 - cosine), colour * cosine, colour * sine, grey_first + grey_then * cosine]
     gain = drawn["brightness"] * drawn["contrast"]
-    lift = drawn["brightness"] * (1 - drawn["contrast"]) * luma
-    chroma = torch.where(drawn["grey"], 0.0, drawn["saturation"])
-    angle = 2 * torch.pi * drawn["hue"]
-    parts = torch.stack([gain, gain * chroma * angle.cos(), gain * chroma * angle.sin()], dim=1)  # (B, 3)
-    return (parts @ basis).view(-1, 3, 3), lift[:, None, None, None]
+    mixed = gain[:, None] * torch.stack([*parts, grey_then * sine], dim=1)  # (B, 5)
+    return (mixed @ basis).view(-1, 3, 3), lift[:, None, None, None]
 
 
 def solarise(images: Tensor, drew: Tensor, middle: Tensor | float) -> Tensor:
@@ -48,6 +72,9 @@ def solarise(images: Tensor, drew: Tensor, middle: Tensor | float) -> Tensor:
 
 
 @cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The luma's weights (3,) and the three matrices that colours are made of (3, 9), sent to a GPU once."""
-    return LUMA.to(device), torch.stack([GREY, CHROMA, QUARTER]).flatten(1).to(device)
+def _constants(device: torch.device) -> _Constants:
+    """What `mixing` needs on a device, sent to a GPU once."""
+    basis = torch.stack([MEANS, torch.eye(3), QUARTER, LUMAS, LUMAS @ QUARTER]).flatten(1)
+    greys = torch.stack([MEANS[0], LUMA, LUMA @ QUARTER], dim=1)
+    first = [[order.index(HUE) < order.index(other) for other in (CONTRAST, SATURATION)] for order in ORDERS]
+    return _Constants(basis.to(device), greys.to(device), torch.tensor(first, device=device))

@@ -25,7 +25,8 @@ SINGLES = (
 )
 JITTER = slice(2 * TRIES + SINGLES.index("brightness"), 2 * TRIES + SINGLES.index("hue") + 1)
 PER_VIEW = 64  # counters kept for each view, so that a new name moves no number of the next view
-ORDERS = tuple(permutations(range(4)))  # of brightness, contrast, saturation, hue
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
 Drawn = dict[str, Tensor]
 Range = tuple[float, float]
