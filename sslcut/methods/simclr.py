@@ -38,7 +38,7 @@ class SimCLR(Method):
     def loss(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """NT-Xent of z (V, B, D), the mean over pairs of views."""
         met = pairs(self.n_global, len(z))
-        return torch.stack([nt_xent(z[[a, b]], self.temperature, labels) for a, b in met]).mean()
+        return torch.stack([nt_xent(torch.stack([z[a], z[b]]), self.temperature, labels) for a, b in met]).mean()
 
 
 def nt_xent(z: Tensor, temperature: float, labels: Tensor | None = None) -> Tensor:

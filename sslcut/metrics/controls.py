@@ -74,16 +74,17 @@ def projected(
     narrow = [width for width in asked if width < full]
     if not narrow:
         return found
-    spare = memory - 4 * full * max(narrow) * len(folds)
-    scalers = [Scaler(layer.features, fold.train, scale) for fold in folds]
+    here, room = layer.near(memory)
+    spare = room - 4 * full * max(narrow) * len(folds)
+    scalers = [Scaler(here.features, fold.train, scale) for fold in folds]
     along = [
-        principal(Passing(layer.features, fold.train.sort().values, scaler), max(narrow), spare)
+        principal(Passing(here.features, fold.train.sort().values, scaler), max(narrow), spare)
         for fold, scaler in zip(folds, scalers, strict=True)
     ]
     for width in narrow:
         scalings = [Projection(*pair) for pair in zip(scalers, (kept[:, :width] for kept in along), strict=True)]
-        fits = fit_scaled(layer, tasks, folds, scalings, spare)
-        found += [replace(fit, setting=at_width(width), width=width) for fit in fits]
+        fits = fit_scaled(here, tasks, folds, scalings, spare)
+        found += [replace(fit, layer=layer, setting=at_width(width), width=width) for fit in fits]
     return found
 
 
@@ -119,4 +120,4 @@ def concatenated(layers: Sequence[Layer], shelf: Shelf) -> Layer:
     step = max(1, BLOCK // width)
     for start in range(0, rows, step):
         shelf.write(start, torch.cat([layer.features[start : start + step].float() for layer in layers], dim=1))
-    return Layer(CONCATENATED, layers[-1].readout, shelf.numbers)
+    return Layer(CONCATENATED, layers[-1].readout, shelf.numbers, device=layers[-1].device)

@@ -54,7 +54,7 @@ class Design:
         if len(self.rows) <= TURNED and self.spectrum.rest is None and self.spectrum.directions is not None:
             self._turn, self._mean = self.spectrum.directions, self.spectrum.mean
             self.rows = turned(self.rows, self._turn)
-            self.spectrum = Spectrum(torch.zeros(self.rows.width), self.spectrum.variances)
+            self.spectrum = Spectrum(torch.zeros(self.rows.width, device=self.device), self.spectrum.variances)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +63,11 @@ class Design:
     def width(self) -> int:
         """How many coordinates a row has."""
         return self.rows.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are read, and so where maps are."""
+        return self.rows.device
 
     def blocks(self, beside: int) -> Iterator[tuple[slice, Tensor]]:
         """All rows in blocks that leave room in the cache for `beside` numbers a row."""

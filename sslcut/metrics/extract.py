@@ -12,7 +12,7 @@ from sslcut.data.ahead import ahead
 from sslcut.data.images import Images
 from sslcut.events import Event, Progress
 from sslcut.metrics.layer import Layer
-from sslcut.metrics.store import Store
+from sslcut.metrics.store import Shelf, Store
 from sslcut.model.fold import folded
 from sslcut.model.network import Network
 from sslcut.model.readout import fitting
@@ -112,13 +112,39 @@ def features(
     rows = len(images)
     size = min(source.batch for source in sources)
     started = time.perf_counter()
+    before: list[_Leaving] = []  # of the batch before, whose vectors leave a GPU while it computes this one's
     for indices, pixels in ahead(images, batches(rows, size), device):
-        done = int(indices[-1]) + 1
-        for source, own in zip(sources, shelves, strict=True):
-            for tap, vectors in source(pixels).items():
-                own[tap].write(done - len(indices), vectors.cpu())
+        start = int(indices[0])
+        found = [
+            _Leaving(own[tap], start, vectors)
+            for source, own in zip(sources, shelves, strict=True)
+            for tap, vectors in source(pixels).items()
+        ]
+        for leaving in before if device.type == "cuda" else found:
+            leaving.arrive()
+        before = found
+        done = start + len(indices)
         yield Progress(text, done, rows, {"images/s": f"{done / (time.perf_counter() - started):,.0f}"})
-    return [[Layer(*tap, shelf.numbers) for tap, shelf in own.items()] for own in shelves]
+    for leaving in before if device.type == "cuda" else ():
+        leaving.arrive()
+    return [[Layer(*tap, shelf.numbers, device=device) for tap, shelf in own.items()] for own in shelves]
+
+
+class _Leaving:
+    """Vectors (n, D) on their way to a shelf's rows from `start` on; from a GPU without the host's waiting for it."""
+
+    def __init__(self, shelf: Shelf, start: int, vectors: Tensor) -> None:
+        self.shelf, self.start, self.vectors, self.copied = shelf, start, vectors, None
+        if vectors.is_cuda:
+            self.vectors = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+            self.vectors.copy_(vectors, non_blocking=True)
+            self.copied = torch.cuda.current_stream(vectors.device).record_event()
+
+    def arrive(self) -> None:
+        """Writes them, once they are there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        self.shelf.write(self.start, self.vectors)
 
 
 def batches(rows: int, size: int) -> Iterator[Tensor]:

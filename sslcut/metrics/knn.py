@@ -25,20 +25,21 @@ def knn(layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold
 
 
 def _fit_layer(layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]) -> list[Fit]:
-    check_finite(layer)
-    further = layer.beside
+    here, _ = layer.near(0)
+    check_finite(here)
+    further = here.beside
     sheets = {(name, each): Sheet(name, task, further=further) for name, task in tasks.items() for each in SETTINGS}
     for fold in folds:
         for labelled, names in alike(tasks):
             train, final = fold.train[labelled[fold.train]], fold.final[labelled[fold.final]]
             same = {name: tasks[name] for name in names}
-            for name, setting, some, classes in _votes(layer.features, train, fold.validation, same):
+            for name, setting, some, classes in _votes(here.features, train, fold.validation, same):
                 sheets[name, setting].validated[some] = classes
-            for name, setting, some, classes in _votes(layer.features, final, fold.test, same):
+            for name, setting, some, classes in _votes(here.features, final, fold.test, same):
                 sheets[name, setting].tested[some] = classes
             if further is not None:
                 for bank, queries in ((train, further.validation), (final, further.test)):
-                    for name, setting, some, classes in _votes(layer.features, bank, queries, same, further.features):
+                    for name, setting, some, classes in _votes(here.features, bank, queries, same, further.features):
                         sheets[name, setting].beside[some] = classes
             for name, (k, temperature) in product(names, SETTINGS):
                 sheets[name, (k, temperature)].rows.append(len(final))

@@ -10,6 +10,8 @@ from sslcut.data.images import Task
 from sslcut.errors import InputError
 
 BLOCK = 2**22  # numbers that are turned to float32 at a time (16 MB)
+SHARE = 0.8  # of what is free on a GPU, that a layer and the fits on it may take there
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,14 @@ class Layer:
     """The features of one block by one read-out: (N, D), all rows, in the same order for every layer.
 
     They are float32 in memory where there is room, else half precision, and beyond that mapped from a file: what
-    reads them takes `blocks`.
+    reads them takes `blocks`. `device` is where fits on them are computed, if they have room there.
     """
 
     name: str
     readout: str
     features: Tensor
     beside: Beside | None = None
+    device: torch.device = CPU
 
     @property
     def alone(self) -> "Layer":
@@ -46,6 +49,23 @@ class Layer:
     def key(self) -> tuple[str, str]:
         """What tells one layer from another: its block and its read-out."""
         return self.name, self.readout
+
+    def near(self, memory: int) -> tuple["Layer", int]:
+        """The layer where fits on it are computed, and the bytes that a fit may take there: `memory` on the CPU.
+
+        On a GPU they are what it has free, and a layer that does not fit beside a scaled copy of itself stays where
+        it is.
+        """
+        if self.device.type == "cpu":
+            return self, memory
+        held = [self.features] if self.beside is None else [self.features, self.beside.features]
+        size = sum(numbers.numel() * numbers.element_size() for numbers in held)
+        spare = int(SHARE * free_memory(self.device)) - size
+        if spare < 4 * self.features.numel():
+            return self, memory
+        features, *further = (numbers.to(self.device) for numbers in held)
+        beside = replace(self.beside, features=further[0]) if self.beside is not None else None
+        return replace(self, features=features, beside=beside), spare
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,12 @@ class Measure:
     value: float
 
 
+def free_memory(device: torch.device) -> int:
+    """The bytes that are free on a GPU, those that torch holds for later among them."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
 def rows_of(folds: Sequence[Fold], part: str) -> Tensor:
     """All rows that are `train`, `validation`, `test` or `final` in some fold, each once, in row order."""
     return (
@@ -151,7 +177,7 @@ def blocks(features: Tensor, rows: Tensor, numbers: int = BLOCK) -> Iterator[tup
     step = max(1, numbers // max(1, features.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, min(start + step, len(rows)))
-        yield part, features.index_select(0, rows[part]).float()
+        yield part, features.index_select(0, rows[part].to(features.device)).float()
 
 
 def alike(tasks: Mapping[str, Task]) -> list[tuple[Tensor, list[str]]]:

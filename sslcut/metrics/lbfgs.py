@@ -17,8 +17,8 @@ class Memory:
     """
 
     def __init__(self, like: Tensor, size: int = 10) -> None:
-        self._steps = torch.zeros(size, like.numel())
-        self._changes = torch.zeros(size, like.numel())
+        self._steps = torch.zeros(size, like.numel(), device=like.device)
+        self._changes = torch.zeros(size, like.numel(), device=like.device)
         self._seen = 0  # pairs in all; the next one replaces the oldest, at this number modulo the size
 
     def remember(self, step: Tensor, change: Tensor) -> None:

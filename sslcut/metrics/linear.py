@@ -1,7 +1,7 @@
 """The linear probe: logistic regression for classes, ridge for numbers and angles, at an L2 that validation chooses."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
@@ -45,8 +45,10 @@ def linear(
     """
     found = []
     for layer in layers:
-        check_finite(layer)
-        found += fit_scaled(layer, tasks, folds, (Scaler(layer.features, f.train, scale) for f in folds), memory)
+        here, room = layer.near(memory)
+        check_finite(here)
+        fits = fit_scaled(here, tasks, folds, (Scaler(here.features, f.train, scale) for f in folds), room)
+        found += [replace(fit, layer=layer) for fit in fits]
     return found
 
 
@@ -131,17 +133,18 @@ def solve(
     design: Design, task: Task, l2: Tensor, *, start: Affine | None = None, tolerance: float = 1e-6
 ) -> Iterator[tuple[Tensor, Affine]]:
     """The linear maps that fit a task's values: places in `l2` (P,) and their maps, as they are found."""
+    targets = task.values.to(design.device)
     if task.kind == "class":
-        yield from path(design, CrossEntropy(task.values, class_count(task)), l2, start=start, tolerance=tolerance)
+        yield from path(design, CrossEntropy(targets, class_count(task)), l2, start=start, tolerance=tolerance)
     else:
-        yield from ridge_path(design, task.values.reshape(len(task.values), -1), l2, start=start)
+        yield from ridge_path(design, targets.reshape(len(targets), -1), l2, start=start)
 
 
 def predict(fitted: Affine, rows: Rows, kind: str) -> Tensor:
-    """What each map predicts for the rows: classes (P, n), numbers (P, n) or angles (P, n, 2)."""
+    """What each map predicts for the rows, on the CPU: classes (P, n), numbers (P, n) or angles (P, n, 2)."""
     decide = squeeze if kind != "class" else partial(torch.argmax, dim=1)
     parts = [decide(fitted(block)) for _, block in rows.blocks(steps(rows, fitted.intercepts.numel()))]
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1).cpu()
 
 
 _Judging = Callable[[Affine], tuple[list[float], Tensor]]

@@ -69,7 +69,7 @@ def gather(fits: Iterator[tuple[Tensor, Affine]]) -> Affine:
 def _coefficients(design: Design, loss: Loss, start: Affine | None) -> Tensor:
     """Coefficients (K, R + 1) to begin at: weights, and the intercept last."""
     if start is None:
-        weights, intercepts = torch.zeros(loss.outputs, design.width), loss.intercepts()
+        weights, intercepts = torch.zeros(loss.outputs, design.width, device=design.device), loss.intercepts()
     else:
         weights, intercepts = (found[0] for found in design.coordinates(start))
     return torch.cat([weights, intercepts[:, None]], dim=1)
@@ -90,14 +90,14 @@ class _Objective:
 
     def __init__(self, design: Design, loss: Loss) -> None:
         self.design, self.loss = design, loss
-        self.penalised = torch.ones(loss.outputs, design.width + 1)
+        self.penalised = torch.ones(loss.outputs, design.width + 1, device=design.device)
         self.penalised[:, -1] = 0
 
     def at(self, coefficients: Tensor, l2: float) -> _Point:
         """The objective of a penalty at coefficients (K, R + 1)."""
         weights, intercepts = coefficients[:, :-1].contiguous(), coefficients[:, -1]
-        total, curvature = 0.0, torch.zeros(len(weights))
-        slopes, shifts = torch.zeros_like(weights), torch.zeros(len(weights))
+        total, curvature = 0.0, torch.zeros_like(intercepts)
+        slopes, shifts = torch.zeros_like(weights), torch.zeros_like(intercepts)
         for part, block in self.design.blocks(len(weights)):
             slope, loss, second = self.loss.slope(_outputs(weights, intercepts, block), part)
             total += loss

@@ -31,11 +31,11 @@ def ridge_path(
 
 def _closed(design: Design, targets: Tensor, l2: Tensor) -> Affine:
     middle = targets.mean(dim=0)
-    along = torch.zeros(targets.shape[1], design.width, dtype=torch.float64)
+    along = torch.zeros(targets.shape[1], design.width, dtype=torch.float64, device=design.device)
     for part, block in design.blocks(targets.shape[1]):
         along += (targets[part] - middle).T @ block
     along = (along / len(design)).float().expand(len(l2), -1, -1)
-    weights = design.spectrum.inverse(along, torch.ones(1, 1, 1), l2)
+    weights = design.spectrum.inverse(along, torch.ones(1, 1, 1, device=design.device), l2.to(design.device))
     return design.affine(weights, middle - weights @ design.spectrum.mean)
 
 
@@ -53,7 +53,7 @@ class SquaredError:
         """The differences of outputs (K, m) from the targets; sums of their squares' halves and of 1."""
         errors = outputs.sub_(self.targets[:, part])
         loss = float(errors.square().sum(dtype=torch.float64)) / 2
-        return errors, loss, torch.full((self.outputs,), float(errors.shape[1]))
+        return errors, loss, errors.new_full((self.outputs,), float(errors.shape[1]))
 
 
 def squeeze(values: Tensor) -> Tensor:

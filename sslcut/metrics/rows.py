@@ -11,6 +11,7 @@ from sslcut.metrics.layer import blocks
 FLOOR = 0.01  # of the layer's median deviation: a nearly constant feature is not blown up into noise
 CONSTANT = 1e-6  # a deviation below this share of the feature's own size is rounding
 BLOCK = 2**20  # numbers in a block (4 MB): its features are still in the cache when they are used the second time
+FAR = 2**26  # numbers in a block on a GPU, which has to be kept busy between the host's orders
 WORK = 2**25  # bytes that a pass over blocks takes for itself, whatever the fit
 
 
@@ -54,15 +55,15 @@ class Projection:
 
     def blocks(self, features: Tensor, rows: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
         """The `rows` (n,) of features (N, D) along the directions, in blocks that are small at their own width too."""
-        few = min(step, max(1, BLOCK // max(1, features.shape[1])))
+        few = min(step, max(1, block_on(features.device) // max(1, features.shape[1])))
         return ((part, block @ self._directions) for part, block in self._scaler.blocks(features, rows, few))
 
 
 def _moments(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Deviation and mean of each column over `rows`, float64, joined block by block (Chan, Golub & LeVeque, 1979)."""
-    mean = torch.zeros(features.shape[1], dtype=torch.float64)
+    mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     squares, seen = torch.zeros_like(mean), 0
-    for _, block in blocks(features, rows, BLOCK):
+    for _, block in blocks(features, rows, block_on(features.device)):
         variance, here = (moment.double() for moment in torch.var_mean(block, dim=0, correction=0))
         share, shift = len(block) / (seen + len(block)), here - mean
         squares += len(block) * variance + seen * share * shift.square()
@@ -72,9 +73,10 @@ def _moments(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rows(Protocol):
-    """Rows (n, D) that are read in blocks, again on every pass."""
+    """Rows (n, D) that are read in blocks, again on every pass; `device` is where the blocks lie."""
 
     width: int
+    device: torch.device
 
     def __len__(self) -> int: ...
 
@@ -87,7 +89,7 @@ class Kept:
     """Rows that lie in memory: features (n, D), float32."""
 
     def __init__(self, features: Tensor) -> None:
-        self.features, self.width = features, features.shape[1]
+        self.features, self.width, self.device = features, features.shape[1], features.device
 
     def __len__(self) -> int:
         return len(self.features)
@@ -104,7 +106,7 @@ class Passing:
 
     def __init__(self, features: Tensor, rows: Tensor, scaler: Scaling) -> None:
         self._features, self._rows, self._scaler = features, rows, scaler
-        self.width = scaler.width
+        self.width, self.device = scaler.width, features.device
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -119,7 +121,7 @@ def scaled(features: Tensor, rows: Tensor, scaler: Scaling, memory: int) -> Rows
     passing = Passing(features, rows, scaler)
     if 4 * len(rows) * scaler.width > memory:
         return passing
-    copy = torch.empty(len(rows), scaler.width)
+    copy = torch.empty(len(rows), scaler.width, device=features.device)
     for part, block in passing.blocks(steps(passing)):
         copy[part] = block
     return Kept(copy)
@@ -127,4 +129,9 @@ def scaled(features: Tensor, rows: Tensor, scaler: Scaling, memory: int) -> Rows
 
 def steps(rows: Rows, beside: int = 0) -> int:
     """How many rows to read at a time where each brings `beside` numbers of its own."""
-    return max(1, BLOCK // max(1, rows.width, beside))
+    return max(1, block_on(rows.device) // max(1, rows.width, beside))
+
+
+def block_on(device: torch.device) -> int:
+    """How many numbers a block has there."""
+    return BLOCK if device.type == "cpu" else FAR

@@ -53,8 +53,8 @@ def spectrum(rows: Rows) -> Spectrum:
 
 
 def _by_columns(rows: Rows) -> Spectrum:
-    total = torch.zeros(rows.width, dtype=torch.float64)
-    gram = torch.zeros(rows.width, rows.width, dtype=torch.float64)
+    total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
+    gram = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
     for _, block in rows.blocks(steps(rows)):
         total += block.sum(dim=0)
         gram += block.T @ block
@@ -66,7 +66,7 @@ def _by_columns(rows: Rows) -> Spectrum:
 def _by_rows(rows: Rows) -> Spectrum:
     """From the inner products of rows (n, n): a penalised fit has no weight outside their span, so nothing is lost."""
     count, step = len(rows), steps(rows)
-    products = torch.empty(count, count, dtype=torch.float64)
+    products = torch.empty(count, count, dtype=torch.float64, device=rows.device)
     for here, block in rows.blocks(step):
         for there, other in rows.blocks(step):
             products[here, there] = (block @ other.T).double()
@@ -75,7 +75,8 @@ def _by_rows(rows: Rows) -> Spectrum:
     variances, shares = torch.linalg.eigh(products / count)
     kept = variances > RANK * variances[-1:]
     shares = (shares[:, kept] / (count * variances[kept]).sqrt()).float()
-    mean, directions = torch.zeros(rows.width, dtype=torch.float64), torch.zeros(rows.width, shares.shape[1])
+    mean = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
+    directions = torch.zeros(rows.width, shares.shape[1], device=rows.device)
     for part, block in rows.blocks(step):
         mean += block.sum(dim=0) / count
         directions.addmm_(block.T, shares[part])
@@ -84,10 +85,10 @@ def _by_rows(rows: Rows) -> Spectrum:
 
 def sketch(rows: Rows) -> Spectrum:
     """The largest directions from one pass, by a random projection (Nyström: Frangella et al., arXiv 2110.02820)."""
-    drawn = _drawn(rows.width, SKETCH)
+    drawn = _drawn(rows, SKETCH)
     image, mean, power = _image(rows, drawn)
     shift = 1e-6 * float(torch.linalg.vector_norm(image))  # above rounding: it keeps the core positive
-    core = drawn.T @ image + shift * torch.eye(SKETCH)
+    core = drawn.T @ image + shift * torch.eye(SKETCH, device=rows.device)
     root = torch.linalg.cholesky((core + core.T) / 2)
     half = torch.linalg.solve_triangular(root, (image + shift * drawn).T, upper=False).T
     squares, turns = torch.linalg.eigh(half.T @ half)
@@ -114,7 +115,7 @@ def principal(rows: Rows, count: int, memory: int) -> Tensor:
 
 def _iterated(rows: Rows, count: int) -> Tensor:
     """Subspace iteration with a few directions to spare (Halko, Martinsson & Tropp, arXiv 0909.4061, 4.4)."""
-    basis = _drawn(rows.width, min(rows.width, count + SPARE))
+    basis = _drawn(rows, min(rows.width, count + SPARE))
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(_image(rows, basis)[0]).Q
     core = basis.T @ _image(rows, basis)[0]
@@ -122,15 +123,15 @@ def _iterated(rows: Rows, count: int) -> Tensor:
     return (basis @ turns.flip(1)[:, :count]).float()
 
 
-def _drawn(width: int, count: int) -> Tensor:
+def _drawn(rows: Rows, count: int) -> Tensor:
     """Random orthonormal directions (D, count), the same on every call."""
-    drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q
+    drawn = torch.randn(rows.width, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.to(rows.device)
 
 
 def _image(rows: Rows, along: Tensor) -> tuple[Tensor, Tensor, float]:
     """The covariance times directions (D, R); beside it the rows' mean (D,) and mean squared length, from one pass."""
-    total, power = torch.zeros(rows.width, dtype=torch.float64), 0.0
+    total, power = torch.zeros(rows.width, dtype=torch.float64, device=rows.device), 0.0
     image, projection = torch.zeros_like(along), along.float()
     for _, block in rows.blocks(steps(rows)):
         total += block.sum(dim=0)
@@ -142,7 +143,7 @@ def _image(rows: Rows, along: Tensor) -> tuple[Tensor, Tensor, float]:
 
 def turned(rows: Rows, along: Tensor) -> Kept:
     """Centred rows along directions (D, R): (n, R)."""
-    scores = torch.empty(len(rows), along.shape[1])
+    scores = torch.empty(len(rows), along.shape[1], device=rows.device)
     for part, block in rows.blocks(steps(rows)):
         torch.mm(block, along, out=scores[part])
     return Kept(scores.sub_(scores.mean(dim=0)))

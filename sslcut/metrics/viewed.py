@@ -102,6 +102,6 @@ def viewed(
         done += len(indices)
         rate = done * count / (time.perf_counter() - started)
         yield Progress("views", done, len(rows), {"views/s": f"{rate:,.0f}"})
-    layers = [Layer(*tap, shelf.numbers) for tap, shelf in shelves.items()]
+    layers = [Layer(*tap, shelf.numbers, device=device) for tap, shelf in shelves.items()]
     names = drawn[0] if drawn else {}
     return Viewed(layers, count, rows, {name: torch.cat([part[name] for part in drawn]) for name in names})
