@@ -1,8 +1,9 @@
 """Decoded pictures on disk: a folder for each list of files at each size, filled part by part.
 
-`pixels` holds uint8 (n, 3, S, S), `digests` (n, 32), and `journal` a line of JSON for every part that is done. A line
-is written once what it speaks of is on the disk: an entry is true as far as its journal goes, whatever stopped the
-one who wrote it, and the next one goes on from there. One process writes at a time, under a lock that falls with it.
+`pixels` holds uint8 (n, 3, S, S), `digests` (n, 32), `origins` 16 bytes for the entry's kind and then for the file of
+each row, and `journal` a line of JSON for every part that is done. A line is written once what it speaks of is on the
+disk: an entry is true as far as its journal goes, whatever stopped the one who wrote it, and the next one goes on from
+there. The journal is unlinked before a row is made anew. One process writes at a time, under a lock that falls with it.
 """
 
 import fcntl
@@ -14,7 +15,7 @@ import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,9 +34,11 @@ from sslcut.events import Event, Progress
 
 FLUSH_SECONDS = 5.0  # of decoding are lost at most where a process is killed
 WAIT_SECONDS = 0.2  # between two looks at a lock that another process holds
+ORIGIN = 16  # bytes that tell a file from all others, and from itself before a change
 KEPT_SECONDS = 30 * 24 * 3600.0  # an entry that was not read for so long makes room for new ones
 
 Stamp = tuple[int, int]
+Journal = tuple[NDArray[np.bool_], dict[int, str]]
 
 
 class Mapped(Held):
@@ -68,9 +71,9 @@ class Entry:
     def __init__(self, files: Sequence[str], size: int, *, pixels: bool = True) -> None:
         self.files, self.size, self.with_pixels = files, size, pixels
         self.stamps = [_stamp(file) for file in files]
-        digest = sha256(f"{VERSION} {PIL.__version__} {size} {pixels}\n".encode())
-        for file, (length, time_ns) in zip(files, self.stamps, strict=True):
-            digest.update(f"{file}\0{length}\0{time_ns}\n".encode(errors="surrogateescape"))
+        digest = sha256()
+        for part in self._identity():
+            digest.update(part)
         self.folder = cache_folder() / "decoded" / digest.hexdigest()[:32]
         self._lock: int | None = None
         self._open: dict[str, BinaryIO] = {}
@@ -79,27 +82,17 @@ class Entry:
         self._flushed = 0.0
 
     @property
-    def _lengths(self) -> dict[str, int]:
+    def lengths(self) -> dict[str, int]:
         """The files of an entry, and how many bytes a row has in each."""
         return {"pixels": 3 * self.size * self.size, "digests": DIGEST} if self.with_pixels else {"digests": DIGEST}
 
-    def read_journal(self) -> tuple[NDArray[np.bool_], dict[int, str]]:
+    def read_journal(self) -> Journal:
         """Which rows (n,) are done, and why some of those could not be read."""
-        done, faults = np.zeros(len(self.files), np.bool_), dict[int, str]()
-        try:
-            for name, length in self._lengths.items():
-                if (self.folder / name).stat().st_size != length * len(self.files):
-                    return done, faults
-            lines = (self.folder / "journal").read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
-            return done, faults
-        for line in lines:
-            with suppress(ValueError):  # the last line may be torn
-                part = json.loads(line)
-                for start, stop in part["done"]:
-                    done[start:stop] = True
-                faults |= {int(row): why for row, why in part["faults"].items()}
-        return done, faults
+        text, count = "", len(self.files)
+        with suppress(OSError, UnicodeDecodeError):
+            if all(_has(self.folder / name, length * count) for name, length in self.lengths.items()):
+                text = (self.folder / "journal").read_text(encoding="utf-8")
+        return parsed(text, count)
 
     def images(self, *, in_memory: bool = False) -> Held:
         """The pictures of an entry that has pixels; marks it as used."""
@@ -125,9 +118,13 @@ class Entry:
             yield Progress("another process is decoding these images", float(done.sum()), len(done))
             time.sleep(WAIT_SECONDS)
         self._need_space()
-        for name, length in self._lengths.items():
+        origins = self.folder / "origins"
+        if not _has(origins, ORIGIN * (1 + len(self.files))):
+            with origins.open("wb") as new:
+                new.writelines(blake2b(part, digest_size=ORIGIN).digest() for part in self._identity())
+        for name, length in self.lengths.items():
             file, total = self.folder / name, length * len(self.files)
-            if not file.exists() or file.stat().st_size != total:
+            if not _has(file, total):
                 (self.folder / "journal").unlink(missing_ok=True)
                 with file.open("wb") as new:
                     new.truncate(total)
@@ -136,7 +133,7 @@ class Entry:
         self._pending, self._flushed = ["\n"], time.monotonic()  # the last line may have lost its end
 
     def _need_space(self) -> None:
-        missing = int((~self.read_journal()[0]).sum()) * sum(self._lengths.values())
+        missing = int((~self.read_journal()[0]).sum()) * sum(self.lengths.values())
         free = shutil.disk_usage(self.folder).free
         if missing > free / 2:
             with suppress(OSError):
@@ -147,19 +144,19 @@ class Entry:
         """Take a chunk in. Of a file that changed, or that the machine refused, the journal says nothing."""
         for name, array in (("pixels", chunk.pixels), ("digests", chunk.digests)):
             if name in self._open:
-                for place, start, stop in _spans(chunk.rows):
-                    self._open[name].seek(start * self._lengths[name])
+                for place, start, stop in spans(chunk.rows):
+                    self._open[name].seek(start * self.lengths[name])
                     self._open[name].write(array[place : place + stop - start].data)
         certain = [row for row in chunk.rows if not _passing(chunk.faults.get(row)) and self._unchanged(row)]
         faults = {row: reason(chunk.faults[row]) for row in certain if row in chunk.faults}
-        line = {"done": [[start, stop] for _, start, stop in _spans(certain)], "faults": faults}
+        line = {"done": [[start, stop] for _, start, stop in spans(certain)], "faults": faults}
         self._pending.append(json.dumps(line) + "\n")
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Bring to the disk what was written, then the journal's lines that speak of it."""
-        for name in (*self._lengths, "journal"):
+        for name in (*self.lengths, "journal"):
             if name == "journal":
                 self._open[name].write("".join(self._pending).encode())
             self._open[name].flush()
@@ -181,6 +178,12 @@ class Entry:
         """Delete the entry; whoever has it mapped keeps it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _identity(self) -> Iterator[bytes]:
+        """What its name is the hash of: its kind, which other entries may share, then each file at its time."""
+        yield f"{VERSION} {PIL.__version__} {self.size} {self.with_pixels}\n".encode()
+        for file, (length, time_ns) in zip(self.files, self.stamps, strict=True):
+            yield f"{file}\0{length}\0{time_ns}\n".encode(errors="surrogateescape")
+
     def _locked(self) -> bool:
         """Whether the lock is this process's now."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +192,18 @@ class Entry:
 
     def _unchanged(self, row: int) -> bool:
         return _stamp(self.files[row]) == self.stamps[row]
+
+
+def parsed(journal: str, count: int) -> Journal:
+    """What a journal says of so many rows: which are done (n,), and why some of those could not be read."""
+    done, faults = np.zeros(count, np.bool_), dict[int, str]()
+    for line in journal.splitlines():
+        with suppress(ValueError):  # the last line may be torn
+            part = json.loads(line)
+            for start, stop in part["done"]:
+                done[start:stop] = True
+            faults |= {int(row): why for row, why in part["faults"].items()}
+    return done, faults
 
 
 def remove_old() -> None:
@@ -233,8 +248,8 @@ def _passing(fault: Exception | None) -> bool:
     return isinstance(fault, TooLarge) or (isinstance(fault, OSError) and fault.errno is not None)
 
 
-def _spans(rows: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """The runs of consecutive numbers in ascending `rows`: the place of the first, and from where to where."""
+def spans(rows: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """The runs of consecutive numbers in `rows`: the place of the first, and from where to where."""
     place, begun, start, stop = 0, 0, -1, -1
     for place, row in enumerate(rows):
         if row != stop:
@@ -244,6 +259,11 @@ def _spans(rows: Iterable[int]) -> Iterator[tuple[int, int, int]]:
         stop = row + 1
     if stop > start:
         yield begun, start, stop
+
+
+def _has(file: Path, length: int) -> bool:
+    """Whether the file is there, in full."""
+    return file.exists() and file.stat().st_size == length
 
 
 def _map(file: Path) -> mmap.mmap:

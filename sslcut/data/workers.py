@@ -35,6 +35,12 @@ class Chunk:
     digests: Pixels
     faults: dict[int, Exception]
 
+    @classmethod
+    def black(cls, rows: Sequence[int], size: int) -> "Chunk":
+        """A chunk whose pixels and digests are to come."""
+        count = len(rows)
+        return cls(rows, np.zeros((count, 3, size, size), np.uint8), np.zeros((count, DIGEST), np.uint8), {})
+
 
 class Sink(Protocol):
     """What keeps chunks."""
@@ -99,7 +105,7 @@ def chunks(rows: Sequence[int], size: int, one: Callable[[int], Pixels]) -> Gene
     MemoryError goes through; any other exception is that row's fault. Closing leaves the rest undone.
     """
     threads = torch.get_num_threads()
-    many = max(threads, min(CHUNK_ROWS, CHUNK_BYTES // (3 * size * size)))
+    many = max(threads, rows_at_once(size))
     pool = ThreadPoolExecutor(threads)
     under_way: list[tuple[Chunk, list[Future[None]]]] = []
     try:
@@ -113,20 +119,24 @@ def chunks(rows: Sequence[int], size: int, one: Callable[[int], Pixels]) -> Gene
         pool.shutdown(cancel_futures=True)
 
 
+def rows_at_once(size: int) -> int:
+    """How many pictures of this size make a chunk."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // (3 * size * size)))
+
+
 def _begin(
     pool: ThreadPoolExecutor, rows: Sequence[int], size: int, one: Callable[[int], Pixels]
 ) -> tuple[Chunk, list[Future[None]]]:
-    pixels, digests = np.zeros((len(rows), 3, size, size), np.uint8), np.zeros((len(rows), DIGEST), np.uint8)
-    chunk = Chunk(rows, pixels, digests, {})
+    chunk = Chunk.black(rows, size)
 
     def make(place: int) -> None:
         try:
-            pixels[place] = one(rows[place])
+            chunk.pixels[place] = one(rows[place])
         except MemoryError:
             raise
         except Exception as fault:  # a broken file makes a decoder raise nearly anything
             chunk.faults[rows[place]] = fault
-        digests[place] = np.frombuffer(sha256(pixels[place].data).digest(), np.uint8)
+        chunk.digests[place] = np.frombuffer(sha256(chunk.pixels[place].data).digest(), np.uint8)
 
     return chunk, [pool.submit(make, place) for place in range(len(rows))]
 
