@@ -2,20 +2,24 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pictures import photographs
 from PIL import Image
 from work import done
 
 from sslcut import recipe
-from sslcut.data import cache, residence, workers
+from sslcut.data import cache, earlier, residence, workers
 from sslcut.data.images import ArrayImages, Subset
 from sslcut.data.opening import Joined, open_dataset
 from sslcut.errors import InputError
@@ -32,6 +36,20 @@ def slow(path, size):
     time.sleep(0.05)
     return plain(path, size)
 residence.decode = slow
+for _ in residence.open_files(sorted(Path(sys.argv[1]).glob("*.png")), 8, skip_bad=False, cache=True):
+    pass
+"""
+
+SLOW_COPY = """
+import sys, time
+from pathlib import Path
+from sslcut.data import cache, residence, workers
+cache.FLUSH_SECONDS, workers.CHUNK_ROWS, residence.BLINK, plain = 0.0, 2, -1.0, cache.Entry.write
+def slow(entry, chunk):
+    plain(entry, chunk)
+    print("written", flush=True)
+    time.sleep(0.5)
+cache.Entry.write = slow
 for _ in residence.open_files(sorted(Path(sys.argv[1]).glob("*.png")), 8, skip_bad=False, cache=True):
     pass
 """
@@ -76,6 +94,15 @@ def counted(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(residence, "decode", decode)
     return names
+
+
+def as_decoded(folder, **how):
+    """Whether the folder's pixels are those of its files."""
+    return torch.equal(pixels(opened(folder, **how)), pixels(opened(folder, **how, cache=False)))
+
+
+def change(path):
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(path)
 
 
 def no_room(monkeypatch):
@@ -139,6 +166,160 @@ def test_a_changed_file_is_decoded_anew(kept, folder):
     assert (folder / "3.png").stat().st_size != length
     changed = (before != after).flatten(1).any(dim=1)
     assert changed.sum() == 1
+
+
+def test_of_many_files_the_one_that_changed_is_decoded_and_the_rest_are_copied(kept, folder, monkeypatch):
+    opened(folder)
+    change(folder / "3.png")
+    names = counted(monkeypatch)
+    [note] = told(folder, Note)
+    assert names == ["3.png"] and "11 of 12 are taken from earlier entries" in note
+    assert as_decoded(folder) and told(folder, Note) == []
+
+
+def test_files_that_come_go_and_change_their_places_cost_what_is_new(kept, folder, monkeypatch):
+    opened(folder)
+    (folder / "3.png").unlink()
+    change(folder / "10a.png")
+    paths = [*sorted(folder.glob("*.png"))[::-1], folder / "0.png"]
+    names = counted(monkeypatch)
+    files = done(residence.open_files(paths, 8, skip_bad=False, cache=True))
+    assert names == ["10a.png"]
+    assert torch.equal(pixels(files), pixels(done(residence.open_files(paths, 8, skip_bad=False, cache=False))))
+    hashes = ArrayImages(pixels(files), {}).hashes(torch.arange(13))
+    assert torch.equal(files.images.hashes(files.rows), hashes)
+
+
+def test_a_list_is_put_together_from_several_earlier_entries(kept, folder, monkeypatch):
+    paths = sorted(folder.glob("*.png"))
+    for part in (paths[:8], paths[6:11]):
+        done(residence.open_files(part, 8, skip_bad=False, cache=True))
+    names = counted(monkeypatch)
+    opened(folder)
+    assert names == [paths[11].name] and as_decoded(folder)
+
+
+def test_other_sizes_and_decoders_and_entries_without_origins_give_nothing(kept, folder, monkeypatch):
+    opened(folder)
+    (next(kept.iterdir()) / "origins").unlink()
+    opened(folder, size=4)
+    with monkeypatch.context() as newer:
+        newer.setattr(cache, "VERSION", cache.VERSION + 1)
+        opened(folder)
+    change(folder / "3.png")
+    names = counted(monkeypatch)
+    opened(folder)
+    assert len(names) == 12 and as_decoded(folder)
+    assert as_decoded(folder, size=4)
+
+
+def test_an_entry_that_is_half_done_gives_its_half(kept, folder, monkeypatch):
+    opened(folder)
+    [entry] = kept.iterdir()
+    (entry / "journal").write_text('{"done": [[0, 6]], "faults": {}}\n{"done": [[6, 12')
+    with (entry / "pixels").open("r+b") as file:
+        file.truncate(6 * 192)  # what is not done may be anything
+        file.truncate(12 * 192)
+    change(folder / "0.png")
+    names = counted(monkeypatch)
+    opened(folder)
+    assert len(names) == 7 and as_decoded(folder)
+
+
+def emptied(entry):
+    """As one that goes on from a cut file leaves it."""
+    (entry / "journal").unlink()
+    for length in (0, 12 * 192):
+        os.truncate(entry / "pixels", length)
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, emptied, lambda entry: os.truncate(entry / "pixels", 5 * 192)])
+def test_what_vanishes_while_it_is_copied_is_decoded(kept, folder, monkeypatch, damage):
+    opened(folder)
+    [entry] = kept.iterdir()
+    change(folder / "9.png")
+    plain = cache.Entry.write
+
+    def write(self, chunk):
+        plain(self, chunk)
+        if (entry / "journal").exists():
+            damage(entry)
+
+    monkeypatch.setattr(workers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(cache.Entry, "write", write)
+    names = counted(monkeypatch)
+    opened(folder)
+    assert 8 <= len(names) <= 10 and as_decoded(folder)
+
+
+def test_a_killed_copy_is_gone_on_with(kept, folder, monkeypatch):
+    opened(folder)
+    change(folder / "9.png")
+    with subprocess.Popen([sys.executable, "-c", SLOW_COPY, folder], stdout=subprocess.PIPE, text=True) as child:
+        for _ in range(2):
+            child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+    monkeypatch.setattr(workers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(earlier, "TELL_SECONDS", 0.0)
+    names = counted(monkeypatch)
+    copying = [text for text in told(folder, Progress) if "copying" in text]
+    assert names == ["9.png"] and 0 < len(copying) <= 4 and as_decoded(folder)
+
+
+def test_a_file_that_changes_before_it_is_copied_is_not_kept(kept, folder, monkeypatch):
+    opened(folder)
+    change(folder / "9.png")
+    plain = earlier._others
+
+    def others(entry):
+        os.utime(folder / "5.png", ns=(1, 1))
+        return plain(entry)
+
+    monkeypatch.setattr(earlier, "_others", others)
+    names = counted(monkeypatch)
+    opened(folder)
+    assert sorted(names) == ["5.png", "9.png"]
+
+
+def test_what_was_worth_keeping_once_is_kept_though_it_is_copied_in_a_blink(kept, folder, monkeypatch):
+    opened(folder)
+    change(folder / "3.png")
+    monkeypatch.setattr(residence, "BLINK", 60.0)
+    assert type(opened(folder).images) is cache.Mapped and len(list(kept.iterdir())) == 2
+
+
+def test_a_faulty_picture_of_an_earlier_entry_is_decoded_anew(kept, folder, monkeypatch):
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:200])
+    opened(folder, skip_bad=True)
+    (folder / "3.png").unlink()
+    names = counted(monkeypatch)
+    assert len(opened(folder, skip_bad=True).kept) == 10 and names == ["7.png"]
+    with pytest.raises(InputError, match=r"7\.png"):
+        opened(folder)
+
+
+def test_what_is_known_of_files_that_have_no_room_is_taken_too(kept, folder, monkeypatch):
+    no_room(monkeypatch)
+    plain = cache.Entry._need_space
+    monkeypatch.setattr(cache.Entry, "_need_space", lambda self: refused() if self.with_pixels else plain(self))
+    opened(folder)
+    change(folder / "3.png")
+    names = counted(monkeypatch)
+    files = opened(folder)
+    assert names == ["3.png"] and torch.equal(
+        files.images.hashes(files.rows), ArrayImages(pixels(files), {}).hashes(files.rows)
+    )
+
+
+@given(
+    ours=st.lists(st.integers(0, 9), unique=True),
+    theirs=st.dictionaries(st.integers(0, 9), st.integers(0, 1)),
+)
+def test_rows_that_are_equal_in_both_words_are_found_in_any_order(ours, theirs):
+    rows = list(theirs.items())
+    first, second = (np.array(all_, np.uint64).reshape(-1, 2) for all_ in ([(word, 0) for word in ours], rows))
+    found = zip(*(places.tolist() for places in earlier.same(first, second)), strict=True)
+    assert list(found) == [(n, rows.index((word, 0))) for n, word in enumerate(ours) if theirs.get(word) == 0]
 
 
 def test_a_file_that_changes_while_it_is_decoded_is_not_kept(kept, folder, monkeypatch):

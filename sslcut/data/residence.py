@@ -1,7 +1,8 @@
 """Where the decoded pictures of a folder or a table live: in a cache on disk, in memory, or nowhere.
 
-The cache is mapped, so that the next run, and others beside it, read what one has decoded. Where there is no room for
-it they are decoded into memory; where that is too small as well, anew at each reading, by as many threads as torch has.
+The cache is mapped, so that the next run, and others beside it, read what one has decoded; of a list that has changed
+since, only what is new is decoded. Where there is no room for the cache they are decoded into memory; where that is too
+small as well, anew at each reading, by as many threads as torch has.
 """
 
 import os
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sslcut.data.cache import Entry, remove_old
 from sslcut.data.decode import Pixels, decode, reason
+from sslcut.data.earlier import take
 from sslcut.data.images import Images
 from sslcut.data.workers import DIGEST, Chunk, Held, Sink, chunks, fill
 from sslcut.errors import InputError, MachineError
@@ -69,7 +71,8 @@ def open_files(paths: Sequence[Path], size: int, *, skip_bad: bool, cache: bool)
     """Make the pictures at `paths` readable at `size`; yields progress, and says where they live if that is unusual.
 
     A file that several links lead to is decoded once. One that cannot be read raises InputError naming it, unless
-    `skip_bad`. `cache` keeps the pixels for the next run where decoding took longer than a second.
+    `skip_bad`. `cache` keeps the pixels for the next run where decoding took longer than a second, or did so for a list
+    that shares files with this one.
     """
     files, row_of = _different(paths)
     images, faults = yield from _resident(files, size, skip_bad, cache)
@@ -139,9 +142,10 @@ def _resident(files: _Listed, size: int, skip_bad: bool, cache: bool) -> Residen
 def _in_cache(files: _Listed, size: int, skip_bad: bool, *, pixels: bool = True) -> Resident:
     """Mapped from the cache, once what it lacks is there; in memory where all of it took but a blink.
 
-    Without `pixels` the cache holds what is known of the files, and they are decoded at each reading.
+    What shares rows with an earlier entry is kept in any case, as that one was worth it. Without `pixels` the cache
+    holds what is known of the files, and they are decoded at each reading.
     """
-    entry, started, fresh = Entry(files.real, size, pixels=pixels), time.monotonic(), False
+    entry, started, fresh, taken = Entry(files.real, size, pixels=pixels), time.monotonic(), False, 0
     try:
         done, faults = entry.read_journal()
         if not done.all():
@@ -149,32 +153,37 @@ def _in_cache(files: _Listed, size: int, skip_bad: bool, *, pixels: bool = True)
             done, faults = entry.read_journal()
             fresh = not done.any()
             refuse(files.paths, {} if skip_bad else faults)
-            faults |= yield from _written(entry, files, np.flatnonzero(~done).tolist(), skip_bad)
+            taken, found = yield from _written(entry, files, skip_bad)
+            faults |= found
         refuse(files.paths, {} if skip_bad else faults)
         if not pixels:
             return AtEachReading(files.paths, size, entry.digests()), faults
-        passing = fresh and time.monotonic() - started <= BLINK
+        passing = fresh and not taken and time.monotonic() - started <= BLINK
         if fresh and not passing:
             remove_old()
-            yield Note(f"the decoded images are kept in {entry.folder}")
+            part = f"; {taken:,} of {len(done):,} are taken from earlier entries" if taken else ""
+            yield Note(f"the decoded images are kept in {entry.folder}{part}")
         return entry.images(in_memory=passing), faults
     finally:
-        if fresh and time.monotonic() - started <= BLINK:
+        if fresh and not taken and time.monotonic() - started <= BLINK:
             entry.remove()
         entry.end()
 
 
-def _written(
-    entry: Entry, files: _Listed, rows: Sequence[int], skip_bad: bool
-) -> Generator[Event, None, dict[int, str]]:
-    """Decode `rows` into the entry, which goes where the disk does not take it whole."""
+def _written(entry: Entry, files: _Listed, skip_bad: bool) -> Generator[Event, None, tuple[int, dict[int, str]]]:
+    """Bring into the entry what it lacks; it goes where the disk does not take it whole.
+
+    Returns how many rows earlier entries had, and why some of those that were decoded could not be read.
+    """
     try:
+        taken = yield from take(entry)
+        rows = np.flatnonzero(~entry.read_journal()[0]).tolist()
         faults = yield from _decoded(files, entry.size, entry, rows, skip_bad)
         entry.flush()
     except OSError:
         entry.remove()
         raise
-    return faults
+    return taken, faults
 
 
 def _in_memory(files: _Listed, size: int, skip_bad: bool) -> Resident:
