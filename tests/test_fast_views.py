@@ -1,9 +1,9 @@
-"""Whether fast views train as good a network as torchvision's own operators: SimCLR on shapes, paired over five seeds.
+"""Whether fast views train as good a network as torchvision's own operators: SimCLR on shapes, paired over ten seeds.
 
     pytest -m directional -s tests/test_fast_views.py
 
-trains ten networks, which takes six to ten minutes on two cores, and prints the figures. It fails where the difference
-is certainly larger than two points; five seeds do not show it to be certainly smaller.
+trains twenty networks, which takes about thirteen minutes on two cores, and prints the figures. It fails unless the
+difference is certainly smaller than two points.
 """
 
 import json
@@ -16,12 +16,12 @@ from cli import sslcut
 
 from sslcut.metrics.resample import t_quantile
 
-SEEDS = range(5)
+SEEDS = range(10)
 MARGIN = 2.0  # points of the mean over tasks: the smallest difference that is called one
 SETS = [
     "data.train=10000", "data.test=4000", "train.epochs=5", "train.precision=float32",
     "stages=[pretrain, probe]", "probe.layers=[pool]", "probe.probes=[linear]", "probe.measures=[]",
-    "probe.untrained=false", "probe.pixels=false", "probe.bootstrap=100",
+    "probe.controls=[]", "probe.untrained=false", "probe.pixels=false", "probe.bootstrap=100",
 ]  # fmt: skip
 
 
@@ -54,4 +54,4 @@ def test_fast_views_do_not_train_another_network_than_exact_ones(tmp_path, capsy
             level = sum(scored[task] for scored in exact) / len(exact)
             print("{:>12} {:6.1f} {:+6.2f} ± {:.2f}".format(task, level, *paired(gain)))
         print(f"{'mean':>12} {'':6} {mean:+6.2f} ± {half:.2f}")
-    assert abs(mean) - half < MARGIN
+    assert abs(mean) + half < MARGIN

@@ -22,6 +22,14 @@ from sslcut.registry import AUGMENTATIONS, METHODS, OPTIMISERS
 from sslcut.training.optim import build_optimizer, set_lr
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and tests of its own")
+
+
+@pytest.fixture(autouse=True)
+def no_layer_is_too_small(monkeypatch):
+    monkeypatch.setattr("sslcut.metrics.layer.WORTH", 0)
+    monkeypatch.setattr("sslcut.metrics.layer.ASIDE", 0)
+
+
 HOW = dict(scale="standard", memory=10**9)
 
 
@@ -91,13 +99,17 @@ def test_a_layer_of_many_directions_is_probed_on_a_gpu_from_a_sketch(monkeypatch
     assert torch.equal(wanted[0].tested, found[0].tested) and wanted[0].options == found[0].options
 
 
-def test_a_layer_that_a_gpu_has_no_room_for_is_probed_on_the_cpu():
+def test_a_layer_that_a_gpu_has_no_room_for_or_that_is_small_is_probed_on_the_cpu(monkeypatch):
     layer, tasks, folds = drawn(300, 20)
     there = Layer("layer1", "avg", layer.features, layer.beside, GPU)
     with pretending(free=2 * 4 * layer.features.numel()) as gpu:
         assert there.near(1000) == (there, 1000)
         linear([there], tasks, folds, **HOW)
     assert not gpu.waits
+    monkeypatch.setattr("sslcut.metrics.layer.WORTH", layer.features.numel() + 1)
+    with pretending():
+        assert there.near(1000) == (there, 1000)
+    monkeypatch.setattr("sslcut.metrics.layer.WORTH", 0)
     with pretending(free=4 * 4 * layer.features.numel()):
         near, memory = there.near(1000)
         assert near.features.is_cuda and near.beside.features.is_cuda and memory >= 4 * layer.features.numel()

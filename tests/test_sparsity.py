@@ -1,5 +1,7 @@
 """Zero and dead features, and the linear probe on which are above zero."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from layers import cross_folds, factors, generator, layer, one_fold, tasks_of
 
 from sslcut.errors import InputError
 from sslcut.metrics.binarised import binarised
-from sslcut.metrics.layer import Layer
+from sslcut.metrics.layer import Beside, Layer
 from sslcut.metrics.linear import linear
 from sslcut.metrics.sparsity import dead, share_of_dead, share_of_zeros, zeros, zeros_exact
 from sslcut.registry import MEASURES
@@ -62,6 +64,15 @@ def test_the_binarised_probe_is_the_linear_one_on_the_signs(folds):
         assert one.layer is shown and (one.probe, one.task, one.options) == ("binarised", other.task, other.options)
         for fold in folds:
             assert torch.equal(one.tested[fold.test], other.tested[fold.test])
+
+
+def test_what_lies_beside_a_layer_is_binarised_too():
+    hidden, fold = factors(300), one_fold(300)
+    shown = layer(hidden, "pool", 0.5)
+    few = fold.test[:40]
+    again = Beside(shown.features[few], torch.arange(20), torch.arange(20, 40))
+    for fit in binarised([replace(shown, beside=again)], tasks_of(hidden), [fold], **GIVEN):
+        assert torch.equal(fit.beside[20:], fit.tested[few[20:]])
 
 
 def test_features_that_are_all_positive_have_no_signs_to_read():

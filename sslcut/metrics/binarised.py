@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sslcut.data.images import Task
 from sslcut.metrics.layer import Fit, Fold, Layer, blocks, check_finite
@@ -26,8 +27,15 @@ def binarised(
 
 
 def signs(layer: Layer) -> Layer:
-    """The layer with features of bool: whether each is above zero."""
-    found = torch.empty(layer.features.shape, dtype=torch.bool)
-    for part, block in blocks(layer.features, torch.arange(len(found))):
+    """The layer, and what lies beside it, with features of bool: whether each is above zero."""
+    beside = layer.beside
+    if beside is not None:
+        beside = replace(beside, features=_above_zero(beside.features))
+    return replace(layer, features=_above_zero(layer.features), beside=beside)
+
+
+def _above_zero(features: Tensor) -> Tensor:
+    found = torch.empty(features.shape, dtype=torch.bool)
+    for part, block in blocks(features, torch.arange(len(found))):
         found[part] = block > 0
-    return replace(layer, features=found)
+    return found

@@ -10,7 +10,8 @@ from sslcut.data.images import Task
 from sslcut.errors import InputError
 
 BLOCK = 2**22  # numbers that are turned to float32 at a time (16 MB)
-SHARE = 0.8  # of what is free on a GPU, that a layer and the fits on it may take there
+WORTH = 2**23  # numbers: with fewer a processor is done before a GPU has been told what to do
+SHARE, ASIDE = 0.8, 2**30  # of what is free on a GPU a layer and fits on it may take this share, less what blocks take
 CPU = torch.device("cpu")
 
 
@@ -53,14 +54,14 @@ class Layer:
     def near(self, memory: int) -> tuple["Layer", int]:
         """The layer where fits on it are computed, and the bytes that a fit may take there: `memory` on the CPU.
 
-        On a GPU they are what it has free, and a layer that does not fit beside a scaled copy of itself stays where
-        it is.
+        On a GPU they are what it has free. A small layer, and one that does not fit beside a scaled copy of itself,
+        stay where they are.
         """
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" or self.features.numel() < WORTH:
             return self, memory
         held = [self.features] if self.beside is None else [self.features, self.beside.features]
         size = sum(numbers.numel() * numbers.element_size() for numbers in held)
-        spare = int(SHARE * free_memory(self.device)) - size
+        spare = int(SHARE * free_memory(self.device)) - size - ASIDE
         if spare < 4 * self.features.numel():
             return self, memory
         features, *further = (numbers.to(self.device) for numbers in held)

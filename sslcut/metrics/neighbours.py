@@ -21,6 +21,7 @@ WIDE = 128  # numbers of a row from which a product in bfloat16 saves more time 
 SPARE = 6  # columns to a wanted rank from which the first bar is read; more of them only cost time
 SPARSE = 16  # where more than one pair in this many may reach the bar, the whole block is sorted
 TILE = 1024, 2**16  # queries and rows that meet at a time on a GPU: 256 MB of similarities
+FAR = 2**26  # numbers of a block of the bank on a GPU
 
 
 def neighbours(
@@ -56,7 +57,7 @@ def _sorted(
     features: Tensor, bank: Tensor, queries: Tensor, k: int, asking: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """`neighbours` on a GPU: the k best of every block are sorted in among the best so far."""
-    few, many = TILE
+    few, many = TILE[0], max(1, min(TILE[1], FAR // features.shape[1]))
     for part in torch.split(queries, few):
         asked = _unit(asking, part)
         best = asked.new_empty(len(part), 0)

@@ -11,7 +11,7 @@ from sslcut.metrics.layer import blocks
 FLOOR = 0.01  # of the layer's median deviation: a nearly constant feature is not blown up into noise
 CONSTANT = 1e-6  # a deviation below this share of the feature's own size is rounding
 BLOCK = 2**20  # numbers in a block (4 MB): its features are still in the cache when they are used the second time
-FAR = 2**26  # numbers in a block on a GPU, which has to be kept busy between the host's orders
+FAR = 2**25  # numbers in a block on a GPU, which has to be kept busy between the host's orders
 WORK = 2**25  # bytes that a pass over blocks takes for itself, whatever the fit
 
 
@@ -63,7 +63,7 @@ def _moments(features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Deviation and mean of each column over `rows`, float64, joined block by block (Chan, Golub & LeVeque, 1979)."""
     mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     squares, seen = torch.zeros_like(mean), 0
-    for _, block in blocks(features, rows, block_on(features.device)):
+    for _, block in blocks(features, rows, BLOCK):
         variance, here = (moment.double() for moment in torch.var_mean(block, dim=0, correction=0))
         share, shift = len(block) / (seen + len(block)), here - mean
         squares += len(block) * variance + seen * share * shift.square()
@@ -130,6 +130,11 @@ def scaled(features: Tensor, rows: Tensor, scaler: Scaling, memory: int) -> Rows
 def steps(rows: Rows, beside: int = 0) -> int:
     """How many rows to read at a time where each brings `beside` numbers of its own."""
     return max(1, block_on(rows.device) // max(1, rows.width, beside))
+
+
+def short_steps(rows: Rows) -> int:
+    """How many rows to read at a time where their sums are taken in float32: few everywhere, so that they are exact."""
+    return max(1, BLOCK // max(1, rows.width))
 
 
 def block_on(device: torch.device) -> int:

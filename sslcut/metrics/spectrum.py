@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslcut.metrics.rows import Kept, Rows, steps
+from sslcut.metrics.rows import Kept, Rows, short_steps, steps
 
 EXACT = 1024  # directions of which all are found; the time grows with the cube: 0.2 s here, 1.3 s at twice as many
 SKETCH = 256  # of the largest where there are more: one pass, and hardly a step more than with all of them
@@ -55,7 +55,7 @@ def spectrum(rows: Rows) -> Spectrum:
 def _by_columns(rows: Rows) -> Spectrum:
     total = torch.zeros(rows.width, dtype=torch.float64, device=rows.device)
     gram = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
-    for _, block in rows.blocks(steps(rows)):
+    for _, block in rows.blocks(short_steps(rows)):
         total += block.sum(dim=0)
         gram += block.T @ block
     mean = total / len(rows)
@@ -65,7 +65,7 @@ def _by_columns(rows: Rows) -> Spectrum:
 
 def _by_rows(rows: Rows) -> Spectrum:
     """From the inner products of rows (n, n): a penalised fit has no weight outside their span, so nothing is lost."""
-    count, step = len(rows), steps(rows)
+    count, step = len(rows), short_steps(rows)
     products = torch.empty(count, count, dtype=torch.float64, device=rows.device)
     for here, block in rows.blocks(step):
         for there, other in rows.blocks(step):
@@ -133,7 +133,7 @@ def _image(rows: Rows, along: Tensor) -> tuple[Tensor, Tensor, float]:
     """The covariance times directions (D, R); beside it the rows' mean (D,) and mean squared length, from one pass."""
     total, power = torch.zeros(rows.width, dtype=torch.float64, device=rows.device), 0.0
     image, projection = torch.zeros_like(along), along.float()
-    for _, block in rows.blocks(steps(rows)):
+    for _, block in rows.blocks(short_steps(rows)):
         total += block.sum(dim=0)
         image += block.T @ (block @ projection)
         power += float(block.square().sum())

@@ -25,12 +25,19 @@ GAUGE = 8  # images in the steps that tell how many images the others can have
 def choose_device(asked: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means. Raises UsageError naming what there is."""
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    keep_float32()
     if asked == "auto":
         return torch.device(there[1] if len(there) > 1 else "cpu")
     name = "cuda:0" if asked == "cuda" else asked
     if name not in there:
         raise UsageError(f"no device `{asked}` here", hint=f"known: auto, {', '.join(there)}")
     return torch.device(name)
+
+
+def keep_float32() -> None:
+    """Let float32 be float32 on a GPU too: torch rounds what convolutions read to TF32 unless it is told not to."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def use_threads(count: int | None) -> int:
@@ -88,7 +95,8 @@ def choose_precision(
     """The arithmetic to train in: the one asked for, or for `auto` bf16 where its steps are at least 15 % faster.
 
     `sample` is one batch of views, `labels` its (B,) labels or None, all on the method's device. The steps are taken
-    on a copy, with as many images as fit into about `budget` seconds; the method and the random state are as before.
+    on a copy, on a processor with as many images as fit into about `budget` seconds (a GPU is not busy with fewer than
+    a batch); the method and the random state are as before.
     Convolutions have their channels last, which was 1.1 to 1.5 times as fast in both on every processor measured.
     """
     channels_last = any(isinstance(module, nn.Conv2d) for module in method.modules())
@@ -112,11 +120,12 @@ def time_steps(
         targets = labels[:images] if labels is not None else None
         return {c.name: timed_step(method, c, views, targets) for c in candidates}
 
-    batch = sample.crops[0].shape[1]
-    few = min(GAUGE, batch)
-    one_round(few)  # the first steps of a process also set up the kernels
-    affordable = few * budget / sum(one_round(few).values()) / (ROUNDS[0] + 1)
-    images = max(few, min(batch, int(affordable)))
+    images = batch = sample.crops[0].shape[1]
+    if sample.crops[0].device.type == "cpu":
+        few = min(GAUGE, batch)
+        one_round(few)  # the first steps of a process also set up the kernels
+        affordable = few * budget / sum(one_round(few).values()) / (ROUNDS[0] + 1)
+        images = max(few, min(batch, int(affordable)))
     one_round(images)  # kernels are set up for each batch size anew
     started, rounds = time.monotonic(), [one_round(images) for _ in range(ROUNDS[0])]
     while len(rounds) < ROUNDS[1] and time.monotonic() - started < budget:
