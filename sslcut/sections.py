@@ -148,7 +148,8 @@ class Train(Section):
     probes the layers while they train.
 
     `clip_gradient` is the largest norm of the gradient, with `clip_each` of each parameter's own, as DINO's authors
-    have it. `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
+    have it. `compile` hands the network to torch.compile, by `auto` where a training is so long that measuring finds it
+    to save time. `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
     """
 
     epochs: Whole = 20
@@ -161,7 +162,7 @@ class Train(Section):
     end_lr: Annotated[float, Field(ge=0)] = 0.0
     constant_lr: tuple[HeadPart, ...] = ()
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     clip_gradient: Positive | None = None
     clip_each: bool = False
     state_every: Positive = 60.0
@@ -169,7 +170,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _watched(self) -> "Train":
-        if self.compile and self.online is not None:
+        if self.compile is True and self.online is not None:
             raise told("`train.online` cannot watch a network that is compiled", "write `train.compile: false`")
         return self
 

@@ -27,7 +27,7 @@ from sslcut.methods.simclr import SimCLR
 from sslcut.methods.supervised import Supervised
 from sslcut.model.build import build
 from sslcut.registry import METHODS, OPTIMISERS
-from sslcut.training import loop, world
+from sslcut.training import compiled, loop, world
 from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
 from sslcut.training.state import Position, capture, restore
 from sslcut.training.world import Precision, all_finite, choose_device, choose_precision, use_threads
@@ -435,6 +435,39 @@ def test_measuring_leaves_the_method_and_the_random_state_as_they_were():
     assert same(weights(method), before) and torch.equal(torch.get_rng_state(), state) and not method.training
     assert all(seconds > 0 for seconds in found.timings.values()) and found.channels_last
     assert all(p.grad is None for p in method.parameters())
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "worth"),
+    [(2000, 0.5, True), (2000, 0.97, False), (2000, 2.0, False), (1000, 0.5, False), (2000, None, False)],
+)
+def test_a_training_is_compiled_only_where_that_ends_it_sooner(monkeypatch, steps, seconds, worth):
+    """A step takes a second as it is, and half an hour is long; None: there is no compiler."""
+
+    def timed_step(method, *_):
+        if method._compiled_call_impl is None:
+            return 1.0
+        tried.append(seconds)
+        return seconds if seconds is not None else 1 / 0
+
+    tried = []
+    monkeypatch.setattr(compiled, "timed_step", timed_step)
+    monkeypatch.setattr(compiled, "time_steps", lambda *_: ({"bf16": 1.0}, 4))
+    method, given = method_of(), Precision("bf16", True, {"bf16": 1.0, "float32": 2.0})
+    found = compiled.worth_compiling(given, method, sample_of(method), None, steps)
+    assert found.compiled == worth and bool(tried) == (steps == 2000) and method._compiled_call_impl is None
+    assert replace(found, compiled=False, timings=given.timings) == given
+    assert found.label == ("bf16, channels last, compiled" if worth else "bf16, channels last")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["simclr", "dino", "trex"])
+def test_a_compiled_training_is_the_same_to_rounding(name):
+    losses = [
+        [event.loss for event in run(method_of(name), replace(PLAN, compile=compile)) if isinstance(event, Epoch)]
+        for compile in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_an_arithmetic_that_is_asked_for_is_not_measured():

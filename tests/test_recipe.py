@@ -205,7 +205,7 @@ def test_a_fault_of_an_ancestor_stands_in_its_file(recipe, faults):
         ("train: {batch_size: 1}", "`train.batch_size` must be at least 2, not `1`", ""),
         ("train: {epochs: 2.0}", "`train.epochs` must be a whole number, not `2.0`", ""),
         ("train: {epochs: null}", "`train.epochs` must be a whole number, not `null`", ""),
-        ("train: {compile: yes}", "`train.compile` must be true or false, not `yes`", ""),
+        ("train: {compile: yes}", "`train.compile` must be true or false or `auto`, not `yes`", ""),
         ("train: {lr: 1}", "unknown key `train.lr`", "`lr` belongs into `train.optimizer`"),
         ("train: {seed: 1}", "unknown key `train.seed`", "`seed` stands outside the sections"),
         ("views: {strength: .nan}", "`views.strength` must be a finite number, not `nan`", ""),

@@ -51,7 +51,7 @@ def check_update(document: Mapping[str, Any]) -> None:
     if not parts and not METHODS.literal(method, "needs_classifier", False):
         what = f"`head.update: {outer}` moves the head by itself, and the network has none"
         raise UsageError(what, hint="give it a `model.projector`, or write head.update: joint")
-    if apart(update) and train["compile"]:
+    if apart(update) and train["compile"] is True:
         what = f"`head.update: {name}` runs the head by itself, which `train.compile` does not reach"
         raise UsageError(what, hint="train.compile: false")
     if not second_order(update):

@@ -249,6 +249,7 @@ class _Training:
             "device": self.device.type,
             "threads": self.threads,
             "precision": precision.name,
+            **({"compiled": True} if precision.compiled else {}),
         }
 
 
@@ -319,7 +320,7 @@ def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precis
         constant_lr=train["constant_lr"],
         clip=train["clip_gradient"],
         clip_each=train["clip_each"],
-        compile=train["compile"],
+        compile=precision.compiled if train["compile"] == "auto" else train["compile"],
         state_every_seconds=train["state_every"],
     )
 

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from sslcut.data.images import Images
 from sslcut.data.opening import Opened, open_data, view_maker
+from sslcut.data.samplers import Sampler
 from sslcut.data.views import ViewMaker
 from sslcut.events import Event
 from sslcut.methods.base import Method
 from sslcut.methods.making import (
+    apart,
     check_fit,
     make_method,
     plain_update,
@@ -23,6 +25,7 @@ from sslcut.model.network import Input
 from sslcut.model.published import about
 from sslcut.options import Options
 from sslcut.recipe import Recipe
+from sslcut.training.compiled import worth_compiling
 from sslcut.training.remember import remembered
 from sslcut.training.world import Precision, choose_device, choose_precision, use_threads
 
@@ -58,9 +61,12 @@ def decided(
 ) -> Precision:
     """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch.
 
-    What takes second derivatives takes float32, without being measured.
+    So it is with whether the training is compiled. What takes second derivatives takes float32, without being measured.
     """
-    asked, batch = document["train"]["precision"], document["train"]["batch_size"]
+    train = document["train"]
+    asked, batch, steps = train["precision"], train["batch_size"], 0
+    if train["compile"] == "auto" and train["online"] is None and not apart(plain_update(document)):
+        steps = train["epochs"] * Sampler(len(images), batch, document["seed"]).steps
     if second_order(plain_update(document)):
         asked = "float32"
     device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
@@ -68,9 +74,11 @@ def decided(
     def measure() -> Precision:
         sample = views(images.read(views.shown(first, 0)).to(device), first.to(device), 0)
         given = labels[first].to(device) if labels is not None else None
-        return choose_precision(asked, method, sample, given)
+        found = choose_precision(asked, method, sample, given)
+        return worth_compiling(found, method, sample, given, steps) if steps else found
 
-    if asked != "auto":
+    if asked != "auto" and not steps:
         return measure()
     task = {key: document[key] for key in ("model", "method", "views")}
-    return remembered({**task, "batch": len(first), "size": images.size}, device, measure)
+    task |= {"batch": len(first), "size": images.size, "asked": asked, "steps": steps}
+    return remembered(task, device, measure)

@@ -67,17 +67,20 @@ def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
 class Precision:
     """The arithmetic of a training: `float32`, or `bf16` by autocast; and whether channels lie last in memory.
 
-    `timings` are the measured seconds of a step in each, empty where nothing was measured.
+    `timings` are the measured seconds of a step in each, empty where nothing was measured. `compiled` says whether
+    measuring found the training worth compiling.
     """
 
     name: Arithmetic
     channels_last: bool
     timings: Mapping[str, float] = field(default_factory=dict)
+    compiled: bool = False
 
     @property
     def label(self) -> str:
         """The choice in words."""
-        return f"{self.name}, channels last" if self.channels_last else self.name
+        told = f"{self.name}, channels last" if self.channels_last else self.name
+        return f"{told}, compiled" if self.compiled else told
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -105,19 +108,21 @@ def choose_precision(
     candidates = [Precision(name, channels_last) for name in get_args(Arithmetic)]
     device = sample.crops[0].device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        timings = time_steps(candidates, arrange(copy.deepcopy(method), channels_last), sample, labels, budget)
+        timings, _ = time_steps(candidates, arrange(copy.deepcopy(method), channels_last), sample, labels, budget)
     name: Arithmetic = "bf16" if timings["float32"] >= WORTH * timings["bf16"] else "float32"
     return Precision(name, channels_last, timings)
 
 
 def time_steps(
     candidates: list[Precision], method: Method, sample: Views, labels: Tensor | None, budget: float
-) -> dict[str, float]:
-    """Seconds a step by name: rounds over the candidates in turn, so that a busy moment meets each alike."""
+) -> tuple[dict[str, float], int]:
+    """Seconds a step by name, and of how many images; rounds go over the candidates in turn.
+
+    So a busy moment meets each alike.
+    """
 
     def one_round(images: int) -> dict[str, float]:
-        views = Views(tuple(crop[:, :images] for crop in sample.crops), sample.n_global, {})
-        targets = labels[:images] if labels is not None else None
+        views, targets = first_of(sample, labels, images)
         return {c.name: timed_step(method, c, views, targets) for c in candidates}
 
     images = batch = sample.crops[0].shape[1]
@@ -130,7 +135,13 @@ def time_steps(
     started, rounds = time.monotonic(), [one_round(images) for _ in range(ROUNDS[0])]
     while len(rounds) < ROUNDS[1] and time.monotonic() - started < budget:
         rounds.append(one_round(images))
-    return {c.name: min(found[c.name] for found in rounds) for c in candidates}
+    return {c.name: min(found[c.name] for found in rounds) for c in candidates}, images
+
+
+def first_of(sample: Views, labels: Tensor | None, images: int) -> tuple[Views, Tensor | None]:
+    """The views and labels of a batch's first images."""
+    views = Views(tuple(crop[:, :images] for crop in sample.crops), sample.n_global, {})
+    return views, labels[:images] if labels is not None else None
 
 
 def arrange(method: Method, channels_last: bool) -> Method:
