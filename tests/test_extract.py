@@ -90,8 +90,10 @@ def test_a_bf16_pass_is_near_the_float32_one_and_sums_in_float32(network, wanted
     for one, other in zip(exact, half, strict=True):
         apart = (one.features - other.features).abs().max() / one.features.abs().max()
         assert 0 < apart < 0.05
-    averages = dict(zip(wanted, half, strict=True))["stem", "avg"].features
+    found = {tap: layer.features for tap, layer in zip(wanted, half, strict=True)}
+    averages = found["stem", "avg"]
     assert not torch.equal(averages, averages.bfloat16().float())
+    assert torch.equal(found["pool", "vector"], found[network.names[network.names.index("pool") - 1], "avg"])
 
 
 def test_the_pass_leaves_the_network_as_it_is(network, wanted, tmp_path):

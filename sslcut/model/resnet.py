@@ -95,10 +95,10 @@ class Bottleneck(Residual):
 
 
 class AveragePool(Block):
-    """The mean over all places of a map: (B, C, H, W) → (B, C)."""
+    """The mean over all places of a map: (B, C, H, W) → (B, C); of half precision in float32, as read-outs are."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
+        return x.mean(dim=(2, 3), dtype=None if self.training else torch.promote_types(x.dtype, torch.float32))
 
 
 class Conv(nn.Conv2d):
