@@ -14,9 +14,17 @@ TINY = [
 ]  # fmt: skip
 
 
+def surroundings(folder: Path) -> dict[str, str]:
+    """The environment of a command in `folder`: a cache of its own, and no GPU, where not every bit is the same."""
+    return {**os.environ, "XDG_CACHE_HOME": str(folder / ".cache"), "CUDA_VISIBLE_DEVICES": ""}
+
+
 def sslcut(*arguments: str, cwd: Path, stdin: int | None = subprocess.DEVNULL, **more) -> subprocess.CompletedProcess:
-    """Run `sslcut` with these arguments, as a user would, and return what it printed and its exit code."""
-    env = {**os.environ, "XDG_CACHE_HOME": str(cwd / ".cache"), **more.pop("env", {})}
+    """Run `sslcut` with these arguments, as a user would, and return what it printed and its exit code.
+
+    `env` adds to its surroundings: a test of a GPU makes `CUDA_VISIBLE_DEVICES` what it is.
+    """
+    env = {**surroundings(cwd), **more.pop("env", {})}
     command = [sys.executable, "-m", "sslcut", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, stdin=stdin, capture_output=True, text=True, env=env, check=False, **more)
 
@@ -29,7 +37,7 @@ def tiny(*sets: str) -> list[str]:
 def shell(line: str, cwd: Path, pipefail: bool = True) -> subprocess.CompletedProcess:
     """Run a line in bash with the installed `sslcut` on its path; `$TINY` holds the options of a tiny recipe."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(cwd / ".cache"), "TINY": shlex.join(tiny())}
+    env = {**surroundings(cwd), "PATH": path, "TINY": shlex.join(tiny())}
     script = f"set -o pipefail; {line}" if pipefail else line
     return subprocess.run(
         ["bash", "-c", script], cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False

@@ -81,9 +81,8 @@ class Pretence(TorchDispatchMode):
 
     def _check(self, func, args, kwargs, tensors):
         """Raises RuntimeError where tensors of both devices meet: those of one number may come from the CPU, and so
-        may indices."""
-        masks = [x for x in tensors[1:] if x.dtype in (torch.bool, torch.uint8)]
-        if func in READ_BACK or (func in INDEXED and masks):
+        may indices, which the host waits to send."""
+        if func in READ_BACK or (func in INDEXED and any(map(_awaited, filter(_is_tensor, args[1])))):
             self.waits.append(str(func))
         if func in CROSSING:
             return
@@ -158,6 +157,15 @@ def _moved(module, *args, **kwargs):
                         held[name] = nn.Parameter(moved, tensor.requires_grad) if held is each._parameters else moved
         return module
     return _TO(module, *args, **kwargs)
+
+
+def _is_tensor(x):
+    return isinstance(x, torch.Tensor)
+
+
+def _awaited(index):
+    """Whether the host waits for an index into a tensor on the GPU: a mask is counted, one on the CPU is sent."""
+    return index.dtype in (torch.bool, torch.uint8) or bool(index.ndim and not isinstance(index, Pretended))
 
 
 def _held(x):

@@ -109,8 +109,8 @@ def test_a_gpu_gets_the_same_pixels_without_the_host_waiting(channels):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     images, found = Slow(channels=channels), []
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         found = list(ahead(images, BATCHES, torch.device("cuda:0")))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import EXCUSED
 from pretended import GPU, pretending
 from test_loop import method_of, views_of
 from test_methods import CLASSES
@@ -41,8 +42,15 @@ def test_the_pretence_tells_what_a_gpu_would_not_do():
             with pytest.raises((RuntimeError, TypeError)):
                 mixed()
         before = len(gpu.waits)
-        x[torch.tensor([1])] *= torch.tensor(2.0)
-        assert len(gpu.waits) == before and float(x.sum()) == 27 and len(gpu.waits) == before + 1
+        x[torch.tensor(1)] *= torch.tensor(2.0)
+        x[torch.tensor([1]).to(GPU, non_blocking=True)] *= torch.tensor(0.5)
+        assert len(gpu.waits) == before and float(x.sum()) == 15 and len(gpu.waits) == before + 1
+        assert torch.equal(x[torch.tensor([1, 0])].cpu(), torch.arange(6.0).view(2, 3)[[1, 0]])
+        assert len(gpu.waits) == before + 3  # the index goes there, the numbers come back
+
+
+def test_a_machine_with_a_gpu_is_excused_from_pretending_one():
+    assert pytestmark.kwargs["reason"] in EXCUSED
 
 
 # Probes

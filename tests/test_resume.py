@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli import sslcut, tiny
+from cli import sslcut, surroundings, tiny
 
 LONG = tiny("train.epochs=12", "train.batch_size=32", "train.state_every=0.3", "data.train=1200", "data.test=50")
 
@@ -25,7 +25,9 @@ def uninterrupted(tmp_path_factory) -> bytes:
 def started(folder: Path) -> subprocess.Popen:
     """A training in the background that has written a state and an epoch's line."""
     command = [sys.executable, "-m", "sslcut", "pretrain", *LONG, "--threads", "1", "-o", "run"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=surroundings(folder)
+    )
     until = time.monotonic() + 60
     while not all((folder / "run" / name).exists() for name in ("state/last.safetensors", "metrics.jsonl")):
         assert time.monotonic() < until and process.poll() is None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import tiny
+from cli import surroundings, tiny
 
 from sslcut import inputs, study
 from sslcut.errors import DivergedError, InputError, MachineError, SslcutError
@@ -424,7 +424,8 @@ def test_an_interrupted_sweep_has_saved_every_cell_and_goes_on(tmp_path):
         "all",
     ]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    how = dict(cwd=tmp_path, env=surroundings(tmp_path), stdin=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, **how)
     until = time.monotonic() + 100
     while not all((tmp_path / "all" / name / "state/last.safetensors").exists() for name in cells_of):
         assert time.monotonic() < until and process.poll() is None
@@ -445,7 +446,8 @@ def test_a_cells_process_ends_with_its_state_saved_when_the_one_that_started_it_
     sets = ("train.epochs=9000", "train.state_every=0.1", "stages=[pretrain]")
     job = {"recipe": swept("null", *sets).dump(), "directory": str(tmp_path), "options": {"threads": 1}, "follows": []}
     command = [sys.executable, "-c", "from sslcut.study.cell import main; main()"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=surroundings(tmp_path), stdin=pipe, stdout=pipe)
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(json.dumps(job).encode() + b"\n")
     process.stdin.flush()

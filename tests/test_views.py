@@ -363,8 +363,8 @@ def test_a_gpu_makes_the_same_views_without_the_host_waiting(exact):
     make, indices = maker(policy="vicreg", exact=exact), torch.arange(6)
     pixels, there = picture().cuda(), indices.cuda()
     make(pixels, there, 0)  # sends the constants, once
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         views = make(pixels, there, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
