@@ -24,6 +24,12 @@ _REMEDIES = {
     errno.EFBIG: ("the file is too large for this file system", "write elsewhere with --out"),
 }
 
+_SHORT_OF_MEMORY = (  # torch's words where memory runs out outside its own allocator of GPU memory
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 _SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # what the machine refuses to any part
 
 
@@ -37,11 +43,8 @@ def as_fault(error: BaseException) -> SslcutError | None:
     """The user's or the machine's fault behind an exception, or None where it is a bug."""
     if isinstance(error, SslcutError):
         return error
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    ):
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if short or isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY):
         return MachineError(
             f"out of memory: {error}".splitlines()[0],
             hint="a smaller train.batch_size, data.size or data.train needs less",

@@ -117,6 +117,14 @@ def test_an_epoch_must_be_faster_where_the_processor_has_matrix_units(monkeypatc
     assert contest.goals[0].factor == factor
 
 
+def test_an_epoch_on_a_gpu_has_no_goal_of_the_processors(monkeypatch):
+    monkeypatch.setattr(Setting, "open_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(epoch, "ours", lambda *_: Contender("sslcut", lambda: None))
+    monkeypatch.setattr(epoch, "lightly", lambda *_: Contender("lightly", lambda: None, "peer"))
+    [contest] = epoch.epoch(Setting(scale=0.01))
+    assert contest.goals == []
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_features_end_in_what_a_plain_pass_gives(precision):
     network = Network(build({"backbone": TINY}), "vector", Input(32, features.MEAN, features.STD)).eval()

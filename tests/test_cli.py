@@ -9,12 +9,31 @@ from cli import shell, sslcut, tiny
 
 import sslcut as package
 from sslcut import header
+from sslcut.atomic import as_fault
 
 
 def path_in(done: subprocess.CompletedProcess):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1, done.stdout
     return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), 5),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 5),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), 5),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), 5),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), 5),
+        (MemoryError(), 5),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
+        (ValueError("a text on CUDA error: out of memory"), None),
+    ],
+)
+def test_memory_that_runs_out_anywhere_is_the_machines_fault_and_no_bug(error, code):
+    fault = as_fault(error)
+    assert (fault and fault.exit_code) == code and (fault is None or "train.batch_size" in fault.faults[0].hint)
 
 
 def test_a_run_leaves_checkpoint_results_and_a_report(tiny_run):

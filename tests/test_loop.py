@@ -412,6 +412,17 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are():
     assert "auto, cpu" in caught.value.faults[0].hint
 
 
+def test_a_gpu_that_is_chosen_becomes_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert choose_device("cpu").type == "cpu" and not current
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(current))
+    asked = ("auto", "cuda", "cuda:1", "cuda")
+    assert [str(choose_device(each)) for each in asked] == ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]
+    assert list(map(str, current)) == ["cuda:1", "cuda:0"]  # the first one is current from the start
+
+
 def test_threads_are_at_least_one():
     assert use_threads(None) == torch.get_num_threads()
     with pytest.raises(UsageError, match="at least 1, not 0"):

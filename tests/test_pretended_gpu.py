@@ -1,5 +1,7 @@
 """What runs on a GPU, on one that is not there: nothing mixes devices, no step waits, results are the CPU's."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import EXCUSED
@@ -8,11 +10,12 @@ from test_loop import method_of, views_of
 from test_methods import CLASSES
 from torch import nn
 
+from sslcut.bench import views
 from sslcut.data.images import ArrayImages, Task
 from sslcut.data.views import Crop, ViewMaker
 from sslcut.metrics.binarised import binarised
 from sslcut.metrics.controls import projected, rescaled
-from sslcut.metrics.extract import Taps, estimate_batchnorm, features, seconds_per_1000
+from sslcut.metrics.extract import Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.knn import knn
 from sslcut.metrics.layer import Beside, Fold, Layer
 from sslcut.metrics.linear import linear
@@ -23,15 +26,14 @@ from sslcut.registry import AUGMENTATIONS, METHODS, OPTIMISERS
 from sslcut.training.optim import build_optimizer, set_lr
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and tests of its own")
+INPUT = Input(16, (0.5,) * 3, (0.25,) * 3)
+HOW = dict(scale="standard", memory=10**9)
 
 
 @pytest.fixture(autouse=True)
 def no_layer_is_too_small(monkeypatch):
     monkeypatch.setattr("sslcut.metrics.layer.WORTH", 0)
     monkeypatch.setattr("sslcut.metrics.layer.ASIDE", 0)
-
-
-HOW = dict(scale="standard", memory=10**9)
 
 
 def test_the_pretence_tells_what_a_gpu_would_not_do():
@@ -210,3 +212,33 @@ def test_an_untrained_network_is_given_its_statistics_and_timed_on_a_gpu():
     with pretending():
         estimate_batchnorm(network, images, GPU)
         assert len(seconds_per_1000(network, GPU)) == len(network.names)
+
+
+def test_the_taps_of_a_network_that_has_gone_to_a_gpu_are_those_that_it_had():
+    network = Network(build({"backbone": {"name": "vit_ti", "size": 16, "patch": 8, "depth": 1}}), "vector", INPUT)
+    wanted = taps(network, network.names, ["cls", "mean"])
+    with pretending():
+        assert taps(network.to(GPU), network.names, ["cls", "mean"]) == wanted
+
+
+def test_the_clock_that_times_blocks_starts_when_a_gpu_has_made_their_input(monkeypatch):
+    network, said = Network(build({"backbone": {"name": "resnet10", "width": 2}}), "vector", INPUT), []
+    clock = SimpleNamespace(perf_counter=lambda: said.append("clock") or 0.0)
+    monkeypatch.setattr("sslcut.metrics.extract.time", clock)
+    with pretending():
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda _: said.append("settled"))
+        seconds_per_1000(network, GPU)
+        monkeypatch.undo()
+    assert said[:5] == ["clock", "settled", "clock", "settled", "clock"]
+
+
+# The benchmark
+
+
+def test_the_benchmark_times_views_whose_indices_lie_on_the_gpu():
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    with pretending() as gpu:
+        contender = views.ours(views.Source(pixels.to(GPU), 0.5), exact=False)
+        contender.work()  # sends the constants, once
+        before = len(gpu.waits)
+        assert contender.work().is_cuda and gpu.waits[before:] == []

@@ -34,12 +34,13 @@ def epoch(setting: Setting) -> Iterator[Contest]:
     """One epoch of SimCLR on a small ResNet-18, data and step, against lightly's published example."""
     device = setting.open_device()
     batch = setting.scaled(BATCH, least=8)
+    factor = WITH_MATRIX_UNITS if has_matrix_units() else WITHOUT
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (BATCHES * batch, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     yield Contest(
         f"an epoch of SimCLR, small ResNet-18, {len(pixels):,} images of {SIZE} px, batch {batch}",
         [ours(pixels, batch, device), peer("lightly", partial(lightly, pixels, batch, device))],
-        goals=[Ratio("at least", WITH_MATRIX_UNITS if has_matrix_units() else WITHOUT, "peer")],
+        goals=[Ratio("at least", factor, "peer")] if device.type == "cpu" else [],
         count=len(pixels),
         unit="images",
         settle=partial(synchronise, device),

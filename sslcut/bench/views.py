@@ -77,7 +77,7 @@ def ours(source: Source, *, exact: bool) -> Contender:
     options = {"blur": source.blur, "sigma": SIGMA}
     fixed: dict[str, Any] = {"strength": 1.0, "seed": 0, "mean": MEAN, "std": STD}
     make = ViewMaker([crop], policy="simclr", options=options, exact=exact, **fixed)
-    indices = torch.arange(len(source.pixels))
+    indices = torch.arange(len(source.pixels), device=source.pixels.device)
     name = "sslcut, exact views" if exact else "sslcut"
     return Contender(name, lambda: make(source.pixels, indices, 0).crops[0], note="a batch at once")
 

@@ -32,7 +32,7 @@ def taps(network: Network, layers: Sequence[str], readouts: Sequence[str]) -> li
     """Every (layer, read-out) to measure: of `readouts` those that fit a block, `vector` where it gives one."""
     side, classed = network.input.size, network.chain.class_token
     with torch.inference_mode():
-        x = torch.zeros(1, 3, side, side)
+        x = torch.zeros(1, 3, side, side, device=next(network.buffers()).device)
         found: list[Tap] = []
         for name, _, block in network.chain.items():
             x = block(x)
@@ -182,13 +182,18 @@ def seconds_per_1000(network: Network, device: torch.device) -> list[float]:
     began = time.perf_counter()
     for round in range(REPEATS + 1):
         x = torch.zeros(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-        started = time.perf_counter()
+        started = _settled(device)
         with torch.inference_mode():
             for index, block in enumerate(network.chain.blocks):
                 x = block(x)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                best[index] = min(best[index], time.perf_counter() - started)
+                best[index] = min(best[index], _settled(device) - started)
         if round and time.perf_counter() - began > LONG:  # the first one warms up
             break
     return [seconds * 1000 / batch for seconds in best]
+
+
+def _settled(device: torch.device) -> float:
+    """The time, once the device has done all it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -23,15 +23,20 @@ GAUGE = 8  # images in the steps that tell how many images the others can have
 
 
 def choose_device(asked: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means. Raises UsageError naming what there is."""
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means. Raises UsageError naming what there is.
+
+    A GPU becomes the current one: memory is pinned for that, and a stream or an event that names none is its.
+    """
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     keep_float32()
-    if asked == "auto":
-        return torch.device(there[1] if len(there) > 1 else "cpu")
-    name = "cuda:0" if asked == "cuda" else asked
+    name = {"auto": there[min(1, len(there) - 1)], "cuda": "cuda:0"}.get(asked, asked)
     if name not in there:
         raise UsageError(f"no device `{asked}` here", hint=f"known: auto, {', '.join(there)}")
-    return torch.device(name)
+    device = torch.device(name)
+    # the first one is current from the start, and to say so would take memory on it
+    if device.type == "cuda" and (device.index or torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
+        torch.cuda.set_device(device)
+    return device
 
 
 def keep_float32() -> None:
