@@ -39,7 +39,7 @@ from sslcut.training.inner import HeadLoss, untouched
 from sslcut.training.loop import Epoch
 from sslcut.training.optim import build_optimizer
 from sslcut.training.passes import beside_joint, far_from_matched, matched, work_of
-from sslcut.training.updates import Engine, head_of, options_of
+from sslcut.training.updates import Engine, head_of, options_of, shorten_each
 from sslcut.training.world import Precision
 
 SECOND_ORDER = [name for name in UPDATES if UPDATES.literal(name, "second_order", False)]
@@ -477,6 +477,22 @@ def test_the_update_of_a_reset_is_checked_as_one_itself():
     ):
         with pytest.raises(SslcutError, match=said):
             document(f"head.update={wrong}")
+
+
+def test_gradients_shortened_each_by_itself_are_those_that_torch_clips_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    shapes, scales = ((3, 4), (5,), (), (2, 3, 3, 3), (4,), (2,)), (1.0, 1e-3, 9.0, 0.3, 0.0, None)
+    ours, theirs = ([nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    for one, other, scale in zip(ours, theirs, scales, strict=True):
+        if scale is not None:
+            one.grad = scale * torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+            nn.utils.clip_grad_norm_([other], 0.5)
+    shorten_each(ours, 0.5)
+    shorten_each(ours[-1:], 0.5)
+    assert ours[-1].grad is None and ours[2].grad.abs() == pytest.approx(0.5, rel=1e-5)
+    for one, other in zip(ours[:-1], theirs[:-1], strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-6, atol=0)
 
 
 def test_the_command_line_trains_with_an_inner_loop_at_equal_compute(tmp_path):

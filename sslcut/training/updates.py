@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -55,9 +55,7 @@ class Engine:
         """Move the optimiser's parameters one step down the gradients that they hold."""
         self.method.before_step(progress)
         if self.clip is not None:
-            whole = self.parameters()
-            for part in [[each] for each in whole] if self.clip_each else [whole]:
-                nn.utils.clip_grad_norm_(part, self.clip)
+            (shorten_each if self.clip_each else nn.utils.clip_grad_norm_)(self.parameters(), self.clip)
         self.optimizer.step()
 
     def parameters(self) -> list[Tensor]:
@@ -135,6 +133,14 @@ class Frozen(Joint):
         drop(engine.optimizer, still)
         for parameter in still.values():
             parameter.requires_grad_(False)
+
+
+def shorten_each(parameters: Iterable[Tensor], longest: float) -> None:
+    """Scale each parameter's gradient to the norm `longest` where it is longer: all at once, nothing read back."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        torch._foreach_mul_(gradients, (longest / (norms + 1e-6)).clamp(max=1).unbind())  # as clip_grad_norm_ has it
 
 
 def head_of(method: Method) -> dict[str, nn.Parameter]:
