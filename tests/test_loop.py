@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_methods
@@ -176,7 +177,30 @@ def test_an_epoch_is_recorded_with_its_mean_loss_and_last_learning_rate(monkeypa
     assert [e.epoch for e in records] == [1, 2, 3]
     assert [e.loss for e in records] == pytest.approx([float(sum(losses[i : i + 3]).detach()) / 3 for i in (0, 3, 6)])
     assert records[0].lr == pytest.approx(0.2 * 8 / 256 * 2 / 3)
-    assert records[0].numbers().keys() == {"epoch", "loss", "lr", "images_per_second", "rank", "seconds"}
+    assert records[0].numbers().keys() == {"epoch", "loss", "lr", "images_per_second", "rank", "seconds", "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("reading", "working", "share", "told"),
+    [
+        (3.0, 1.0, 0.75, "waiting 75 % for images"),
+        (0.125, 0.875, 0.125, "waiting 12 % for images"),
+        (1.0, 31, 1 / 32, ""),
+    ],
+)
+def test_an_epoch_tells_the_share_of_its_time_that_images_took_to_arrive(monkeypatch, reading, working, share, told):
+    now = [0.0]
+
+    def lasting(seconds, work):
+        return lambda *given: (now.__setitem__(0, now[0] + seconds), work(*given))[1]
+
+    images = images_of()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(images, "read", lasting(reading, images.read))
+    monkeypatch.setattr(loop._Run, "step", lasting(working, loop._Run.step))
+    records = [e for e in run(method_of(), images=images) if isinstance(e, Epoch)]
+    assert [e.waiting for e in records] == pytest.approx([share] * 3, abs=1e-4)
+    assert all(e.text.endswith(told or "img/s") for e in records)
 
 
 def test_a_training_learns():

@@ -50,7 +50,7 @@ from sslcut.training.world import Precision, choose_device, use_threads
 
 FILE = "pretrain.safetensors"
 STATE_COPIES = 3  # of the weights, in a state: themselves and up to two moments
-TIMES = ("seconds", "images_per_second")  # stand in run.json alone, so that the same work gives the same bytes
+TIMES = ("seconds", "images_per_second", "waiting")  # run.json alone has them: the same work gives the same bytes
 
 
 def run(recipe: Recipe, options: Options) -> Iterator[Event]:

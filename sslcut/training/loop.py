@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from math import isfinite, isnan
 from typing import Any
 
@@ -40,6 +39,7 @@ Save = Callable[[dict[str, Tensor], dict[str, Any]], object]
 """Writes a state before it returns: the tensors are the live ones."""
 
 PROGRESS_SECONDS = 0.5
+WORTH_TELLING = 0.05  # of an epoch's time, spent waiting for images
 COLLAPSED = 0.05  # of the rank that a batch of z could have
 
 
@@ -76,7 +76,8 @@ class Epoch(Event):
     """An epoch that is done, counted from 1: one line of `metrics.jsonl`.
 
     `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
-    its width); `images_per_second` counts images, not views. `online` is what the online probes score by now,
+    its width); `images_per_second` counts images, not views. `waiting` is the share of the time in which the network
+    had to wait for a batch to be read, 0 to 1. `online` is what the online probes score by now,
     by layer and task, in each task's metric of `online_metrics`. `head` are the figures of a head with steps of its
     own, means over the epoch's: the inner loss before and after them, passes of the head a step, and the norm of the
     backbone's gradient.
@@ -88,6 +89,7 @@ class Epoch(Event):
     images_per_second: float
     rank: float
     seconds: float
+    waiting: float
     head: Mapping[str, float] = field(default_factory=dict)
     online: Scores | None = None
     online_metrics: dict[str, str] | None = None
@@ -172,6 +174,7 @@ class _Run:
         self.position = Position()
         self.saved = self.told = time.monotonic()
         self.collapsed = False
+        self.waited = 0.0  # seconds of the epoch, for batches to be read
 
     @property
     def course(self) -> dict[str, Any]:
@@ -194,8 +197,8 @@ class _Run:
     def epoch(self, batches: Iterator[Batch], interrupts: Interrupts) -> Iterator[Event]:
         """The rest of the epoch that the position stands in; its end moves the position to the next."""
         start, first, position = time.monotonic(), self.position.step, self.position
-        z = torch.empty(0)
-        for indices, pixels in islice(batches, self.sampler.steps - first):
+        z, self.waited = torch.empty(0), 0.0
+        for indices, pixels in self.arriving(batches, self.sampler.steps - first):
             if position.step > first:
                 self.keep(interrupts)
                 yield from self.progress(start, first)
@@ -205,6 +208,14 @@ class _Run:
         yield from self.close(z, start, first)
         self.position = Position(position.epoch + 1)
         self.keep(interrupts)
+
+    def arriving(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+        """The next `count` batches; adds to `waited` the time until each has been read."""
+        for _ in range(count):
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            yield batch
 
     def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Train on the images that were read; returns loss and z without waiting for the device."""
@@ -286,10 +297,12 @@ class _Run:
         number = position.epoch + 1
         head, warning = self.update.close()
         fitted = f"  inner {head['inner_before']:.4g} to {head['inner_after']:.4g}" if head else ""
-        text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}{fitted}  rank {rank:.1f}  {pace:,.0f} img/s"
+        waiting = round(self.waited / seconds, 4)
+        idle = f"  waiting {100 * waiting:.0f} % for images" if waiting > WORTH_TELLING else ""
+        text = f"epoch {number}/{plan.epochs}  loss {loss:.4g}{fitted}  rank {rank:.1f}  {pace:,.0f} img/s{idle}"
         lr = self.optimizer.param_groups[0]["lr"]
         scored = (self.online.scores(plan.precision, plan.batch_size), self.online.metrics) if self.online else ()
-        yield Epoch(text, number, loss, lr, pace, rank, seconds, head, *scored)
+        yield Epoch(text, number, loss, lr, pace, rank, seconds, waiting, head, *scored)
         if warning:
             yield Warn(f"after epoch {number} {warning}")
         possible = min(z.shape[-2:])
