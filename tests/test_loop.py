@@ -31,7 +31,14 @@ from sslcut.registry import METHODS, OPTIMISERS
 from sslcut.training import compiled, loop, world
 from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
 from sslcut.training.state import Position, capture, restore
-from sslcut.training.world import Precision, all_finite, choose_device, choose_precision, use_threads
+from sslcut.training.world import (
+    Precision,
+    all_finite,
+    choose_device,
+    choose_precision,
+    drawing,
+    use_threads,
+)
 
 PLAIN = Precision("float32", channels_last=True)
 PLAN = Plan(3, 8, {"name": "sgd", "lr": 0.2}, seed=0, device=torch.device("cpu"), precision=PLAIN, warmup_epochs=1)
@@ -154,6 +161,39 @@ def test_every_method_resumes_to_the_bit(name, options):
     list(run(whole, plan, save=kept))
     list(run(resumed, plan, state=kept.states[3]))
     assert same(weights(whole), weights(resumed))
+
+
+def forgetful(seed=0):
+    """A method whose network drops numbers at random, from torch's own generator."""
+    method = method_of(seed=seed)
+    modules = [(m, name) for m in method.chain.modules() for name, each in m.named_children() if type(each) is nn.ReLU]
+    for module, name in modules:
+        setattr(module, name, nn.Dropout(0.5))
+    return method
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_network_with_dropout_resumes_to_the_bit_and_torchs_generator_stays_as_it_was(at):
+    plan, kept = replace(PLAN, state_every_seconds=0.0), Kept()
+    whole, resumed, without = forgetful(), forgetful(seed=1), method_of()
+    before = torch.get_rng_state()
+    list(run(whole, plan, save=kept))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(at)
+    list(run(resumed, plan, state=kept.states[at]))
+    list(run(without, plan))
+    assert same(weights(whole), weights(resumed)) and not same(weights(whole), weights(without))
+
+
+def test_what_torch_draws_in_a_step_depends_on_its_seed_and_number_alone():
+    def drawn(*key):
+        with drawing(torch.device("cpu"), *key):
+            return torch.rand(8).tolist()
+
+    found = [drawn(seed, step) for seed in (0, 1) for step in (0, 1, 2**32)]
+    torch.rand(3)
+    assert found == [drawn(seed, step) for seed in (0, 1) for step in (0, 1, 2**32)]
+    assert len({tuple(each) for each in found}) == 6
 
 
 @pytest.mark.parametrize(("received", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])

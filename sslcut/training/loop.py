@@ -27,7 +27,7 @@ from sslcut.training.optim import build_optimizer, set_lr
 from sslcut.training.state import Position, capture, kept_by_update, restore
 from sslcut.training.updates import Batch as Seen
 from sslcut.training.updates import Engine, Update, options_of
-from sslcut.training.world import Precision, all_finite, arrange
+from sslcut.training.world import Precision, all_finite, arrange, drawing
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
@@ -227,7 +227,8 @@ class _Run:
             (indices, earlier), (pixels, old) = indices.chunk(2), pixels.chunk(2)
             other = self.batch(earlier, old)
         views, labels = self.batch(indices, pixels)
-        with nullcontext() if self.online is None else self.online.watch(self.method, views, shown):
+        watched = nullcontext() if self.online is None else self.online.watch(self.method, views, shown)
+        with drawing(plan.device, plan.seed, done), watched:
             return self.update.step(views, labels, done / steps, other)
 
     def batch(self, indices: Tensor, pixels: Tensor) -> Seen:

@@ -1,6 +1,6 @@
 """What a training resumes from: the method's tensors, the optimiser's by parameter name, and the position.
 
-Random numbers are derived from (seed, epoch, image), so none of their state is kept.
+Random numbers are derived from (seed, epoch, image) or (seed, step), so none of their state is kept.
 """
 
 from collections.abc import Mapping

@@ -2,9 +2,10 @@
 
 import copy
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal, get_args
 
 import torch
@@ -58,6 +59,21 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all it was asked; a processor always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def drawing(device: torch.device, *key: int) -> Iterator[None]:
+    """Inside, what torch draws of itself (dropout, stochastic depth) depends on `key` alone.
+
+    Behind it, torch's random state is what it was.
+    """
+    seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=7).digest(), "little")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
