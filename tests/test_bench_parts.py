@@ -125,6 +125,17 @@ def test_an_epoch_on_a_gpu_has_no_goal_of_the_processors(monkeypatch):
     assert contest.goals == []
 
 
+def test_a_deterministic_step_asks_torch_for_the_same_bits_while_it_lasts():
+    method = SimCLR(build({"backbone": TINY, **SimCLR.defaults["model"]}))
+    asked, loss = [], method.loss
+    method.loss = lambda *given: asked.append(torch.are_deterministic_algorithms_enabled()) or loss(*given)
+    found = step.ours(method, torch.randn(8, 3, 16, 16), deterministic=True)
+    before = len(asked)
+    found.work()
+    assert asked[before:] == [True] and not torch.are_deterministic_algorithms_enabled()
+    assert found.name == "sslcut, deterministic"
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_the_features_end_in_what_a_plain_pass_gives(precision):
     network = Network(build({"backbone": TINY}), "vector", Input(32, features.MEAN, features.STD)).eval()

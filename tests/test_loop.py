@@ -37,6 +37,7 @@ from sslcut.training.world import (
     choose_device,
     choose_precision,
     drawing,
+    reproducible,
     use_threads,
 )
 
@@ -194,6 +195,49 @@ def test_what_torch_draws_in_a_step_depends_on_its_seed_and_number_alone():
     torch.rand(3)
     assert found == [drawn(seed, step) for seed in (0, 1) for step in (0, 1, 2**32)]
     assert len({tuple(each) for each in found}) == 6
+
+
+def test_only_a_deterministic_training_asks_torch_for_the_same_bits_and_only_while_it_lasts(monkeypatch):
+    loss, seen = SimCLR.loss, []
+
+    def noting(*given):
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
+        return loss(*given)
+
+    monkeypatch.setattr(SimCLR, "loss", noting)
+    plain, alike = method_of(), method_of()
+    list(run(plain))
+    list(run(alike, replace(PLAN, deterministic=True)))
+    assert seen == [(False, False)] * 9 + [(True, True)] * 9 and same(weights(plain), weights(alike))
+    assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_an_operator_without_a_deterministic_form_is_told_with_the_key_that_asks_for_one(monkeypatch):
+    def loss(method, z, labels):
+        return z.square().mean() + torch.zeros(2).put_(torch.tensor([0]), torch.ones(1)).sum()
+
+    monkeypatch.setattr(SimCLR, "loss", loss)
+    list(run(method_of()))
+    with pytest.raises(UsageError, match="`train.deterministic: true` cannot be kept: put_ does not have") as caught:
+        list(run(method_of(), replace(PLAN, deterministic=True)))
+    assert "train.deterministic" in caught.value.faults[0].hint
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="something else"), reproducible(True):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.gpu
+def test_a_deterministic_training_on_a_gpu_resumes_to_the_bit():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device, kept = choose_device("cuda"), Kept()
+    plan = replace(PLAN, device=device, precision=Precision("bf16", True), deterministic=True, state_every_seconds=0.0)
+    whole, again, resumed = forgetful(), forgetful(), forgetful(seed=1)
+    list(run(whole, plan, save=kept))
+    list(run(again, plan))
+    list(run(resumed, plan, state=kept.states[4]))
+    assert same(weights(whole), weights(again)) and same(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize(("received", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
@@ -476,15 +520,17 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are():
     assert "auto, cpu" in caught.value.faults[0].hint
 
 
-def test_a_gpu_that_is_chosen_becomes_the_current_one(monkeypatch):
-    current = []
+def test_a_gpu_that_is_chosen_becomes_the_current_one_with_memory_for_the_same_bits(monkeypatch):
+    current, environment = [], {}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert choose_device("cpu").type == "cpu" and not current
+    monkeypatch.setattr(world, "os", SimpleNamespace(environ=environment))
+    assert choose_device("cpu").type == "cpu" and not current and not environment
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(current))
     asked = ("auto", "cuda", "cuda:1", "cuda")
     assert [str(choose_device(each)) for each in asked] == ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]
     assert list(map(str, current)) == ["cuda:1", "cuda:0"]  # the first one is current from the start
+    assert environment == {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def test_threads_are_at_least_one():

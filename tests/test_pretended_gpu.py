@@ -10,7 +10,8 @@ from test_loop import method_of, views_of
 from test_methods import CLASSES
 from torch import nn
 
-from sslcut.bench import views
+from sslcut.bench import step, views
+from sslcut.bench.setting import Setting
 from sslcut.data.images import ArrayImages, Task
 from sslcut.data.views import Crop, ViewMaker
 from sslcut.metrics.binarised import binarised
@@ -242,3 +243,13 @@ def test_the_benchmark_times_views_whose_indices_lie_on_the_gpu():
         contender.work()  # sends the constants, once
         before = len(gpu.waits)
         assert contender.work().is_cuda and gpu.waits[before:] == []
+
+
+def test_a_step_on_a_gpu_is_timed_beside_a_deterministic_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Setting, "open_device", lambda _: GPU)
+    monkeypatch.setitem(step.CASES, "cuda", [step.Case("tiny", {"name": "resnet10", "width": 2}, 32, 4)])
+    monkeypatch.setattr(step, "ours", lambda *_, deterministic=False: asked.append(deterministic))
+    monkeypatch.setattr(step, "bare", lambda *_: None)
+    with pretending():
+        assert len(list(step.step(Setting()))) == 1 and asked == [False, True]

@@ -15,6 +15,7 @@ from sslcut.events import Result
 from sslcut.options import Options
 from sslcut.recipe import load
 from sslcut.stages import guillotine, pretrain
+from sslcut.training.world import Precision
 
 
 def recipe(*sets: str):
@@ -70,6 +71,13 @@ def test_a_network_that_could_not_be_written_is_made_again_from_the_state(tmp_pa
     assert not list((tmp_path / "state").iterdir())
     metrics = header.read(tmp_path / "pretrain.safetensors").document["metrics"]
     assert (metrics["epochs"], metrics["images"]) == (2, 2 * 4 * 64) and "waiting" not in metrics
+
+
+def test_a_training_is_deterministic_where_the_recipe_says_so_and_another_one_then():
+    asked, other = recipe("train.deterministic=true"), recipe()
+    plans = [pretrain.plan_of(one.dump(), torch.device("cpu"), Precision("float32", True)) for one in (asked, other)]
+    assert [plan.deterministic for plan in plans] == [True, False]
+    assert asked.stage_hash("pretrain", None) != other.stage_hash("pretrain", None)
 
 
 def test_an_untrained_network_has_no_epochs_of_an_earlier_training_beside_it(tmp_path):

@@ -23,7 +23,7 @@ from sslcut.model.chain import Chain
 from sslcut.model.cost import costs
 from sslcut.training.optim import build_optimizer
 from sslcut.training.updates import Engine, Joint
-from sslcut.training.world import Arithmetic, Precision, arrange, choose_precision, synchronise
+from sslcut.training.world import Arithmetic, Precision, arrange, choose_precision, reproducible, synchronise
 
 PASSES = 3  # forward, and backward to the activations and to the weights: each about as much work
 PRODUCT = 8192  # the side of the matrices whose product tells what the device can do
@@ -66,7 +66,11 @@ def step(setting: Setting) -> Iterator[Contest]:
         variants = [Precision(name, last) for last, name in product((True, False), get_args(Arithmetic))]
         yield Contest(
             f"SimCLR step, {case.name}, {case.size} px, batch {batch}",
-            [ours(method, images), *(bare(method.chain, images, variant) for variant in variants)],
+            [
+                ours(method, images),
+                *([ours(method, images, deterministic=True)] if device.type == "cuda" else ()),
+                *(bare(method.chain, images, variant) for variant in variants),
+            ],
             goals=case.goals,
             count=batch,
             unit="images",
@@ -74,10 +78,11 @@ def step(setting: Setting) -> Iterator[Contest]:
         )
 
 
-def ours(method: SimCLR, images: Tensor) -> Contender:
+def ours(method: SimCLR, images: Tensor, *, deterministic: bool = False) -> Contender:
     """sslcut's step on a copy of `method`, both views (2B, 3, S, S) ready, in the precision that it chooses itself.
 
-    On a GPU the row tells the share of the device's rate of products that the step reaches.
+    With `deterministic` it is shown beside the other: what the same bits every time cost. On a GPU the row tells the
+    share of the device's rate of products that the step reaches.
     """
     method = copy.deepcopy(method)
     views = Views((images.view(2, -1, *images.shape[1:]),), 2, {})
@@ -86,13 +91,17 @@ def ours(method: SimCLR, images: Tensor) -> Contender:
     options, batch = SimCLR.defaults["train"]["optimizer"], len(images) // 2
     optimizer = build_optimizer(method.named_parameters(), options, batch, "linear")
     update = Joint(Engine(method, optimizer, precision))
-    work = partial(update.step, views, None, 0.5)
+
+    def work() -> tuple[Tensor, Tensor]:
+        with reproducible(deterministic):
+            return update.step(views, None, 0.5)
 
     def check(_: Any) -> dict[str, float]:
         flops = PASSES * len(images) * sum(block.flops for block in costs(method.chain, images.shape[-1]))
         return {"share of the device's FLOP/s": flops / seconds_of(work) / rate(precision, images.device)}
 
-    return Contender("sslcut", work, note=precision.label, check=check if images.is_cuda else None)
+    name = "sslcut, deterministic" if deterministic else "sslcut"
+    return Contender(name, work, note=precision.label, check=check if images.is_cuda else None)
 
 
 def bare(chain: Chain, images: Tensor, precision: Precision) -> Contender:

@@ -321,6 +321,7 @@ def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precis
         clip=train["clip_gradient"],
         clip_each=train["clip_each"],
         compile=precision.compiled if train["compile"] == "auto" else train["compile"],
+        deterministic=train["deterministic"],
         state_every_seconds=train["state_every"],
     )
 

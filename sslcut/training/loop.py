@@ -27,7 +27,7 @@ from sslcut.training.optim import build_optimizer, set_lr
 from sslcut.training.state import Position, capture, kept_by_update, restore
 from sslcut.training.updates import Batch as Seen
 from sslcut.training.updates import Engine, Update, options_of
-from sslcut.training.world import Precision, all_finite, arrange, drawing
+from sslcut.training.world import Precision, all_finite, arrange, drawing, reproducible
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
@@ -50,7 +50,8 @@ class Plan:
     `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient, or
     with `clip_each` of each parameter's. The learning rate comes from `start_lr` and goes to `end_lr`, but for the
     head's parts in `constant_lr`.
-    `compile` hands the method to torch.compile, which costs a minute before the first step.
+    `compile` hands the method to torch.compile, which costs a minute before the first step. `deterministic` takes
+    operators that give the same bits every time, on a GPU too.
     """
 
     epochs: int
@@ -68,6 +69,7 @@ class Plan:
     clip: float | None = None
     clip_each: bool = False
     compile: bool = False
+    deterministic: bool = False
     state_every_seconds: float = 60.0
 
 
@@ -116,8 +118,8 @@ def train(
     `labels` (N,) int64, -1 where there is none, reach only a method that uses labels. The probes `online` learn beside
     the network and leave it as it would be without them. `save` is called with a state
     every `state_every_seconds`, and before an interruption (SIGINT, SIGTERM) is let through at the end of a step; a
-    state that is not finite is never handed to it. Raises DivergedError, and InputError for a state that does not fit
-    or fewer than two images.
+    state that is not finite is never handed to it. Raises DivergedError, InputError for a state that does not fit
+    or fewer than two images, and UsageError where an operator has no deterministic form and the plan asks for one.
     """
     run = _Run(method, images, labels, views, plan, save, online)
     if state is not None:
@@ -125,7 +127,8 @@ def train(
         if online is not None:
             online.restore(state[0])
         run.update.load(kept_by_update(state[0]))
-    with deferred() as interrupts, closing(ahead(images, run.order(), plan.device)) as batches:
+    batches = ahead(images, run.order(), plan.device)
+    with reproducible(plan.deterministic), deferred() as interrupts, closing(batches):
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
 

@@ -1,12 +1,13 @@
 """Where a training runs and in which arithmetic: device, threads, precision measured rather than assumed."""
 
 import copy
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ PrecisionName = Literal["auto", "float32", "bf16"]
 
 WORTH = 1.15  # how many times as fast as float32 bf16 must be to be taken
 ROUNDS = 3, 10  # of timed steps, at least and at most; the fastest counts, since a busy machine only ever adds time
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # memory of a size with which products are the same to the bit
 GAUGE = 8  # images in the steps that tell how many images the others can have
 
 
@@ -34,9 +36,11 @@ def choose_device(asked: str) -> torch.device:
     if name not in there:
         raise UsageError(f"no device `{asked}` here", hint=f"known: auto, {', '.join(there)}")
     device = torch.device(name)
-    # the first one is current from the start, and to say so would take memory on it
-    if device.type == "cuda" and (device.index or torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
-        torch.cuda.set_device(device)
+    if device.type == "cuda":
+        os.environ.setdefault(*CUBLAS)  # before the first product on it, or `reproducible` comes too late
+        # the first one is current from the start, and to say so would take memory on it
+        if device.index or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.set_device(device)
     return device
 
 
@@ -59,6 +63,34 @@ def synchronise(device: torch.device) -> None:
     """Wait until the device has done all it was asked; a processor always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def reproducible(asked: bool) -> Iterator[None]:
+    """Inside, where `asked`, every operator gives the same bits for the same input; a processor's does so anyway.
+
+    Raises UsageError where one has no such form on the device.
+    """
+    if not asked:
+        yield
+        return
+    cudnn, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    memory.fill_uninitialized_memory = False  # nothing reads what was not written
+    try:
+        yield
+    except RuntimeError as error:
+        if "torch.use_deterministic_algorithms" not in str(error):
+            raise
+        what = str(error).partition(", but you set")[0]
+        hint = "leave `train.deterministic` out, or train another network or with other views"
+        raise UsageError(f"`train.deterministic: true` cannot be kept: {what}", hint=hint) from error
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
+        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = flags
 
 
 @contextmanager
