@@ -183,7 +183,8 @@ seed: 2
         ("r.yaml:5: `train.epochs` must be a whole number, not `twenty`", ""),
         ("r.yaml:6: unknown key `train.warmpu_epochs`",
          "did you mean `warmup_epochs`? `train` takes epochs, match, batch_size, optimizer, lr_scaling, warmup_epochs, "
-         "start_lr, end_lr, constant_lr, precision, compile, clip_gradient, clip_each, state_every, online"),
+         "start_lr, end_lr, constant_lr, precision, compile, deterministic, clip_gradient, clip_each, state_every, "
+         "online"),
         ("r.yaml:7: `train.optimizer.lr` must be a finite number, not `inf`",
          "`train.optimizer` takes name, lr, momentum, weight_decay, eta, clip, bias_lr"),
         ("r.yaml:7: unknown key `train.optimizer.momentm`",
