@@ -14,6 +14,7 @@ from sslcut.errors import InputError, MachineError, UsageError
 from sslcut.events import Result
 from sslcut.options import Options
 from sslcut.recipe import load
+from sslcut.rundir import RunDir
 from sslcut.stages import guillotine, pretrain
 from sslcut.training.world import Precision
 
@@ -78,6 +79,19 @@ def test_a_training_is_deterministic_where_the_recipe_says_so_and_another_one_th
     plans = [pretrain.plan_of(one.dump(), torch.device("cpu"), Precision("float32", True)) for one in (asked, other)]
     assert [plan.deterministic for plan in plans] == [True, False]
     assert asked.stage_hash("pretrain", None) != other.stage_hash("pretrain", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "compiled"),
+    [([], True), (["train.compile=false"], False), (["train.online={}"], False), (["head.update=alternating"], False)],
+)
+def test_what_a_sweep_decided_is_compiled_only_where_that_is_wanted_and_can_be(tmp_path, options, compiled):
+    decided = Options(precision={"name": "float32", "channels_last": True, "compiled": True})
+    training = pretrain._Training(recipe(*options), RunDir(tmp_path), torch.device("cpu"), decided, "")
+    assert training.precision(None, None, None, None).compiled == compiled
+    older = Options(precision={"name": "bf16", "channels_last": True, "timings": {}})
+    training = pretrain._Training(recipe(*options), RunDir(tmp_path), torch.device("cpu"), older, "")
+    assert training.precision(None, None, None, None) == Precision("bf16", True)
 
 
 def test_an_untrained_network_has_no_epochs_of_an_earlier_training_beside_it(tmp_path):

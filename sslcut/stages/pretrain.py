@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from sslcut.training import loop
 from sslcut.training.online import Online, online_of
 from sslcut.training.outlook import plan
 from sslcut.training.passes import beside_joint, far_from_matched, matched, work_of
-from sslcut.training.prepared import as_published, decided, input_of
+from sslcut.training.prepared import as_published, compilable, decided, input_of
 from sslcut.training.world import Precision, choose_device, use_threads
 
 FILE = "pretrain.safetensors"
@@ -194,10 +194,18 @@ class _Training:
             yield Warn(far)
 
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
-        """The run's stored precision where it is resumed, or the one decided for it, else the recipe's."""
+        """The run's stored precision where it is resumed, or the one decided for it, else the recipe's.
+
+        One that was decided by another training of a sweep may be compiled where this one cannot be.
+        """
         if self.given_precision is not None and not second_order(plain_update(self.document)):
-            return Precision(**self.given_precision)
-        return decided(self.document, method, images, labels, views)
+            found = Precision(**self.given_precision)
+        else:
+            found = decided(self.document, method, images, labels, views)
+        asked = self.document["train"]["compile"]
+        return replace(
+            found, compiled=asked is True or (asked == "auto" and found.compiled and compilable(self.document))
+        )
 
     def epochs(
         self,
@@ -320,7 +328,7 @@ def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precis
         constant_lr=train["constant_lr"],
         clip=train["clip_gradient"],
         clip_each=train["clip_each"],
-        compile=precision.compiled if train["compile"] == "auto" else train["compile"],
+        compile=precision.compiled,
         deterministic=train["deterministic"],
         state_every_seconds=train["state_every"],
     )

@@ -56,6 +56,11 @@ def arithmetic(recipe: Recipe, options: Options) -> Generator[Event, None, Preci
     return decided(document, method.to(device), opened.train, labels, views)
 
 
+def compilable(document: Mapping[str, Any]) -> bool:
+    """Whether torch.compile reaches all that a recipe's training does."""
+    return document["train"]["online"] is None and not apart(plain_update(document))
+
+
 def decided(
     document: Mapping[str, Any], method: Method, images: Images, labels: Tensor | None, views: ViewMaker
 ) -> Precision:
@@ -65,7 +70,7 @@ def decided(
     """
     train = document["train"]
     asked, batch, steps = train["precision"], train["batch_size"], 0
-    if train["compile"] == "auto" and train["online"] is None and not apart(plain_update(document)):
+    if train["compile"] == "auto" and compilable(document):
         steps = train["epochs"] * Sampler(len(images), batch, document["seed"]).steps
     if second_order(plain_update(document)):
         asked = "float32"
