@@ -149,9 +149,9 @@ class Train(Section):
 
     `clip_gradient` is the largest norm of the gradient, with `clip_each` of each parameter's own, as DINO's authors
     have it. `compile` hands the network to torch.compile, by `auto` where a training is so long that measuring finds it
-    to save time. `deterministic` makes a training on a GPU the same to the bit from run to run and over an
-    interruption, as one on a processor always is, for some of its speed. `match: compute` gives an update of the head
-    that costs more than `joint` as many fewer epochs.
+    to save time; in a sweep `auto` compiles nothing. `deterministic` makes a training on a GPU the same to the bit from
+    run to run and over an interruption, as one on a processor always is, for some of its speed. `match: compute` gives
+    an update of the head that costs more than `joint` as many fewer epochs.
     """
 
     epochs: Whole = 20
@@ -164,7 +164,7 @@ class Train(Section):
     end_lr: Annotated[float, Field(ge=0)] = 0.0
     constant_lr: tuple[HeadPart, ...] = ()
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = False
     deterministic: bool = False
     clip_gradient: Positive | None = None
     clip_each: bool = False

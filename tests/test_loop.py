@@ -21,14 +21,15 @@ from sslcut.data.ahead import ahead
 from sslcut.data.images import ArrayImages
 from sslcut.data.samplers import Sampler, order
 from sslcut.data.views import Crop, ViewMaker
-from sslcut.errors import DivergedError, InputError, UsageError
+from sslcut.errors import DivergedError, InputError, MachineError, UsageError
 from sslcut.events import Progress, Warn
 from sslcut.interrupts import Terminated, deferred
 from sslcut.methods.simclr import SimCLR
 from sslcut.methods.supervised import Supervised
 from sslcut.model.build import build
+from sslcut.recipe import load
 from sslcut.registry import METHODS, OPTIMISERS
-from sslcut.training import compiled, loop, world
+from sslcut.training import compiled, loop, prepared, world
 from sslcut.training.loop import Epoch, Plan, duration, rank_of, train
 from sslcut.training.state import Position, capture, restore
 from sslcut.training.world import (
@@ -547,6 +548,38 @@ def test_bf16_is_taken_only_where_it_is_much_faster(monkeypatch, seconds, chosen
     method = method_of()
     found = choose_precision("auto", method, sample_of(method), None)
     assert (found.name, found.timings) == (chosen, {"float32": seconds[0], "bf16": seconds[1]})
+
+
+def test_an_arithmetic_whose_step_does_not_fit_into_memory_is_not_taken(monkeypatch):
+    def timed_step(method, precision, *_):
+        if precision.name in short:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(world, "timed_step", timed_step)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    short, method = {"float32"}, method_of()
+    assert choose_precision("auto", method, sample_of(method), None) == Precision("bf16", True, {"bf16": 1.0})
+    short.add("bf16")
+    with pytest.raises(MachineError, match="does not fit into memory"):
+        choose_precision("auto", method, sample_of(method), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [(["train.compile=auto"], [12]), ([], []), (["train.compile=auto", "train.epochs=0"], []),
+     (["train.compile=auto", "train.online={}"], [])],
+)  # fmt: skip
+def test_compiling_is_measured_only_where_the_recipe_asks_and_for_all_steps(monkeypatch, options, asked):
+    seen = []
+    monkeypatch.setattr(prepared, "remembered", lambda task, device, measure: measure())
+    monkeypatch.setattr(
+        prepared, "worth_compiling", lambda found, method, views, labels, steps: seen.append(steps) or found
+    )
+    document = load(None, ["train.epochs=4", "train.batch_size=8", "train.precision=float32", *options]).dump()
+    method = method_of()
+    found = prepared.decided(document, method, images_of(28), None, views_of(method))
+    assert found == Precision("float32", True) and seen == asked
 
 
 def test_measuring_leaves_the_method_and_the_random_state_as_they_were():

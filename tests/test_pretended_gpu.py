@@ -19,7 +19,7 @@ from sslcut.metrics.controls import projected, rescaled
 from sslcut.metrics.extract import Taps, estimate_batchnorm, features, seconds_per_1000, taps
 from sslcut.metrics.knn import knn
 from sslcut.metrics.layer import Beside, Fold, Layer
-from sslcut.metrics.linear import linear
+from sslcut.metrics.linear import fit_scaled, linear
 from sslcut.metrics.store import Store
 from sslcut.model.build import build
 from sslcut.model.network import Input, Network
@@ -124,6 +124,24 @@ def test_a_layer_that_a_gpu_has_no_room_for_or_that_is_small_is_probed_on_the_cp
     with pretending(free=4 * 4 * layer.features.numel()):
         near, memory = there.near(1000)
         assert near.features.is_cuda and near.beside.features.is_cuda and memory >= 4 * layer.features.numel()
+
+
+def test_a_layer_on_which_a_gpus_memory_runs_out_is_probed_on_the_cpu(monkeypatch):
+    layer, tasks, folds = drawn(300, 20)
+    wanted = linear([layer], tasks, folds, **HOW)
+
+    def full(here, *others):
+        if here.features.is_cuda:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit_scaled(here, *others)
+
+    monkeypatch.setattr("sslcut.metrics.linear.fit_scaled", full)
+    there = Layer("layer1", "avg", layer.features, layer.beside, GPU)
+    with pretending():
+        found = linear([there], tasks, folds, **HOW)
+    assert all(
+        torch.equal(one.tested, other.tested) and other.layer is there for one, other in zip(wanted, found, strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["avg", "cls"])

@@ -83,9 +83,9 @@ def test_a_training_is_deterministic_where_the_recipe_says_so_and_another_one_th
 
 @pytest.mark.parametrize(
     ("options", "compiled"),
-    [([], True), (["train.compile=false"], False), (["train.online={}"], False), (["head.update=alternating"], False)],
+    [([], False), (["train.compile=auto"], True), (["train.compile=auto", "train.online={}"], False)],
 )
-def test_what_a_sweep_decided_is_compiled_only_where_that_is_wanted_and_can_be(tmp_path, options, compiled):
+def test_a_training_that_goes_on_is_compiled_only_where_that_is_wanted_and_can_be(tmp_path, options, compiled):
     decided = Options(precision={"name": "float32", "channels_last": True, "compiled": True})
     training = pretrain._Training(recipe(*options), RunDir(tmp_path), torch.device("cpu"), decided, "")
     assert training.precision(None, None, None, None).compiled == compiled

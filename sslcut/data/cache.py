@@ -122,6 +122,8 @@ class Entry:
         if not _has(origins, ORIGIN * (1 + len(self.files))):
             with origins.open("wb") as new:
                 new.writelines(blake2b(part, digest_size=ORIGIN).digest() for part in self._identity())
+                new.flush()
+                os.fsync(new.fileno())
         for name, length in self.lengths.items():
             file, total = self.folder / name, length * len(self.files)
             if not _has(file, total):
@@ -198,11 +200,11 @@ def parsed(journal: str, count: int) -> Journal:
     """What a journal says of so many rows: which are done (n,), and why some of those could not be read."""
     done, faults = np.zeros(count, np.bool_), dict[int, str]()
     for line in journal.splitlines():
-        with suppress(ValueError):  # the last line may be torn
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # the last line may be torn
             part = json.loads(line)
             for start, stop in part["done"]:
                 done[start:stop] = True
-            faults |= {int(row): why for row, why in part["faults"].items()}
+            faults |= {int(row): why for row, why in part["faults"].items() if int(row) < count}
     return done, faults
 
 

@@ -2,8 +2,8 @@
 
 Without torchvision's clamp after each step, brightness, contrast about the mean grey, saturation and greying are affine
 in an image's colours, and so is their product in the order that is drawn. The hue turns about the grey axis, which is
-HSV's own turn at every third of the circle, and between them as near to it, on average over all colours, as a matrix
-can be. What differs from the exact views is the clamps and, between thirds, the hue.
+HSV's own turn at every third of the circle, and between them within 2 % as near to it, on average over all colours, as
+the nearest matrix. What differs from the exact views is the clamps and, between thirds, the hue.
 """
 
 from functools import cache

@@ -6,11 +6,12 @@ the last four blocks of the backbone together, as DINO does; `raw` takes the oth
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from sslcut.data.images import Task
-from sslcut.metrics.layer import BLOCK, Fit, Fold, Layer
+from sslcut.metrics.layer import BLOCK, Fit, Fold, Layer, fit_near
 from sslcut.metrics.linear import fit_scaled, linear
 from sslcut.metrics.rows import Passing, Projection, Scaler
 from sslcut.metrics.spectrum import principal
@@ -74,8 +75,14 @@ def projected(
     narrow = [width for width in asked if width < full]
     if not narrow:
         return found
-    here, room = layer.near(memory)
-    spare = room - 4 * full * max(narrow) * len(folds)
+    return found + fit_near(layer, memory, partial(_narrow, tasks=tasks, folds=folds, narrow=narrow, scale=scale))
+
+
+def _narrow(
+    here: Layer, room: int, *, tasks: Mapping[str, Task], folds: Sequence[Fold], narrow: Sequence[int], scale: str
+) -> list[Fit]:
+    """The linear probe of a layer's largest principal directions at each of the `narrow` widths."""
+    spare, found = room - 4 * here.features.shape[1] * max(narrow) * len(folds), list[Fit]()
     scalers = [Scaler(here.features, fold.train, scale) for fold in folds]
     along = [
         principal(Passing(here.features, fold.train.sort().values, scaler), max(narrow), spare)
@@ -84,7 +91,7 @@ def projected(
     for width in narrow:
         scalings = [Projection(*pair) for pair in zip(scalers, (kept[:, :width] for kept in along), strict=True)]
         fits = fit_scaled(here, tasks, folds, scalings, spare)
-        found += [replace(fit, layer=layer, setting=at_width(width), width=width) for fit in fits]
+        found += [replace(fit, setting=at_width(width), width=width) for fit in fits]
     return found
 
 

@@ -115,19 +115,23 @@ def features(
     before: list[_Leaving] = []  # of the batch before, whose vectors leave a GPU while it computes this one's
     for indices, pixels in ahead(images, batches(rows, size), device):
         start = int(indices[0])
-        found = [
-            _Leaving(own[tap], start, vectors)
-            for source, own in zip(sources, shelves, strict=True)
-            for tap, vectors in source(pixels).items()
-        ]
-        for leaving in before if device.type == "cuda" else found:
-            leaving.arrive()
-        before = found
-        done = start + len(indices)
+        found: list[_Leaving] = []
+        for source, own in zip(sources, shelves, strict=True):
+            leaving = [_Leaving(own[tap], start, vectors) for tap, vectors in source(pixels).items()]
+            if device.type == "cpu":
+                _arrive(leaving)
+            else:
+                found += leaving
+        _arrive(before)
+        before, done = found, start + len(indices)
         yield Progress(text, done, rows, {"images/s": f"{done / (time.perf_counter() - started):,.0f}"})
-    for leaving in before if device.type == "cuda" else ():
-        leaving.arrive()
+    _arrive(before)
     return [[Layer(*tap, shelf.numbers, device=device) for tap, shelf in own.items()] for own in shelves]
+
+
+def _arrive(vectors: "list[_Leaving]") -> None:
+    for each in vectors:
+        each.arrive()
 
 
 class _Leaving:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslcut.data.images import Task
-from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count
+from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count, fit_near
 from sslcut.metrics.neighbours import neighbours
 
 SETTINGS = ((200, 0.1), (20, 0.07))  # k, T: of lightly and InstDisc, and of DINO
@@ -21,25 +21,25 @@ def knn(layers: Sequence[Layer], tasks: Mapping[str, Task], folds: Sequence[Fold
     where features are not finite.
     """
     tasks = {name: task for name, task in tasks.items() if task.kind == "class"}
-    return [fit for layer in layers for fit in _fit_layer(layer, tasks, folds)] if tasks else []
+    found = (fit_near(layer, 0, lambda here, _: _fit_layer(here, tasks, folds)) for layer in layers if tasks)
+    return [fit for fits in found for fit in fits]
 
 
 def _fit_layer(layer: Layer, tasks: Mapping[str, Task], folds: Sequence[Fold]) -> list[Fit]:
-    here, _ = layer.near(0)
-    check_finite(here)
-    further = here.beside
+    check_finite(layer)
+    further = layer.beside
     sheets = {(name, each): Sheet(name, task, further=further) for name, task in tasks.items() for each in SETTINGS}
     for fold in folds:
         for labelled, names in alike(tasks):
             train, final = fold.train[labelled[fold.train]], fold.final[labelled[fold.final]]
             same = {name: tasks[name] for name in names}
-            for name, setting, some, classes in _votes(here.features, train, fold.validation, same):
+            for name, setting, some, classes in _votes(layer.features, train, fold.validation, same):
                 sheets[name, setting].validated[some] = classes
-            for name, setting, some, classes in _votes(here.features, final, fold.test, same):
+            for name, setting, some, classes in _votes(layer.features, final, fold.test, same):
                 sheets[name, setting].tested[some] = classes
             if further is not None:
                 for bank, queries in ((train, further.validation), (final, further.test)):
-                    for name, setting, some, classes in _votes(here.features, bank, queries, same, further.features):
+                    for name, setting, some, classes in _votes(layer.features, bank, queries, same, further.features):
                         sheets[name, setting].beside[some] = classes
             for name, (k, temperature) in product(names, SETTINGS):
                 sheets[name, (k, temperature)].rows.append(len(final))

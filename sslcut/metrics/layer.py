@@ -1,6 +1,6 @@
 """What a probe reads (the features of one block, split into folds) and what it gives back (predictions)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,6 +146,22 @@ class Measure:
     layer: Layer
     measure: str
     value: float
+
+
+def fit_near(layer: Layer, memory: int, fit: Callable[[Layer, int], list[Fit]]) -> list[Fit]:
+    """What `fit` gives for a layer where fits on it are computed; on the CPU after all where a GPU's memory runs out.
+
+    The fits are of the layer as it was given.
+    """
+    here, room = layer.near(memory)
+    try:
+        found = fit(here, room)
+    except torch.OutOfMemoryError:
+        if here is layer:
+            raise
+        torch.cuda.empty_cache()
+        found = fit(layer, memory)
+    return [replace(one, layer=layer) for one in found]
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """The linear probe: logistic regression for classes, ridge for numbers and angles, at an L2 that validation chooses."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sslcut.data.images import Task
 from sslcut.metrics.design import Affine, Design, beside
-from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count
+from sslcut.metrics.layer import Fit, Fold, Layer, Sheet, alike, check_finite, class_count, fit_near
 from sslcut.metrics.logistic import CrossEntropy
 from sslcut.metrics.minimise import path
 from sslcut.metrics.ridge import ridge_path, squeeze
@@ -44,11 +44,13 @@ def linear(
     on every pass, with the same result to rounding. Raises InputError where features are not finite.
     """
     found = []
-    for layer in layers:
-        here, room = layer.near(memory)
+
+    def fit(here: Layer, room: int) -> list[Fit]:
         check_finite(here)
-        fits = fit_scaled(here, tasks, folds, (Scaler(here.features, f.train, scale) for f in folds), room)
-        found += [replace(fit, layer=layer) for fit in fits]
+        return fit_scaled(here, tasks, folds, (Scaler(here.features, f.train, scale) for f in folds), room)
+
+    for layer in layers:
+        found += fit_near(layer, memory, fit)
     return found
 
 

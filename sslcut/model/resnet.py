@@ -95,10 +95,11 @@ class Bottleneck(Residual):
 
 
 class AveragePool(Block):
-    """The mean over all places of a map: (B, C, H, W) → (B, C); of half precision in float32, as read-outs are."""
+    """The mean over all places of a map: (B, C, H, W) → (B, C); read under autocast, in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3), dtype=None if self.training else torch.promote_types(x.dtype, torch.float32))
+        whole = not self.training and torch.is_autocast_enabled(x.device.type)
+        return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32) if whole else None)
 
 
 class Conv(nn.Conv2d):

@@ -151,6 +151,7 @@ class _Training:
         views = view_maker(views_of(document), opened, document["seed"])
         if views.partners is not None and views.partners.alone:
             yield Warn(f"{views.partners.alone:,} images have no partner: no label, or the only one with it")
+        loop.check_enough(opened.train)
         precision = self.precision(method.to(self.device), opened.train, labels, views)
         self.directory.remember(precision=asdict(precision), threads=self.threads)
         write_text(self.directory.path / "recipe.yaml", self.recipe.text())
@@ -194,10 +195,7 @@ class _Training:
             yield Warn(far)
 
     def precision(self, method: Method, images: Images, labels: Tensor | None, views: ViewMaker) -> Precision:
-        """The run's stored precision where it is resumed, or the one decided for it, else the recipe's.
-
-        One that was decided by another training of a sweep may be compiled where this one cannot be.
-        """
+        """The run's stored precision where it is resumed, or the one decided for its sweep, else the recipe's."""
         if self.given_precision is not None and not second_order(plain_update(self.document)):
             found = Precision(**self.given_precision)
         else:

@@ -33,12 +33,14 @@ def worth_compiling(
             return found
         views, targets = first_of(sample, labels, images)
         quick = arrange(copy.deepcopy(method), found.channels_last)
-        quick.compile()
+        quick.compile(dynamic=False)
         try:
             cost = timed_step(quick, found, views, targets)
             rounds = [[timed_step(each, found, views, targets) for each in (own, quick)] for _ in range(ROUNDS)]
         except Exception:  # whatever a compiler may raise: the training can do without it
             return found
+        finally:
+            torch.compiler.reset()  # what was compiled for these images, perhaps fewer, is not what the training needs
     before, after = (min(times) for times in zip(*rounds, strict=True))
     saved = whole * (1 - after / before) - cost
     return replace(found, timings={**found.timings, "compiled": after}, compiled=saved > GAIN * whole)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from math import isfinite, isnan
 from typing import Any
 
@@ -27,7 +28,7 @@ from sslcut.training.optim import build_optimizer, set_lr
 from sslcut.training.state import Position, capture, kept_by_update, restore
 from sslcut.training.updates import Batch as Seen
 from sslcut.training.updates import Engine, Update, options_of
-from sslcut.training.world import Precision, all_finite, arrange, drawing, reproducible
+from sslcut.training.world import Precision, all_finite, arrange, compilable, drawing, reproducible
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
@@ -78,9 +79,9 @@ class Epoch(Event):
     """An epoch that is done, counted from 1: one line of `metrics.jsonl`.
 
     `loss` is the mean over its batches, `lr` the last step's, `rank` the effective rank of the last batch's z (1 to
-    its width); `images_per_second` counts images, not views. `waiting` is the share of the time in which the network
-    had to wait for a batch to be read, 0 to 1. `online` is what the online probes score by now,
-    by layer and task, in each task's metric of `online_metrics`. `head` are the figures of a head with steps of its
+    its width); `images_per_second` counts images, not views. `waiting` is the share of the time spent waiting for a
+    batch to be read, 0 to 1; a GPU may still have had steps to do. `online` is what the online probes score by now, by
+    layer and task, in each task's metric of `online_metrics`. `head` are the figures of a head with steps of its
     own, means over the epoch's: the inner loss before and after them, passes of the head a step, and the norm of the
     backbone's gradient.
     """
@@ -128,9 +129,15 @@ def train(
             online.restore(state[0])
         run.update.load(kept_by_update(state[0]))
     batches = ahead(images, run.order(), plan.device)
-    with reproducible(plan.deterministic), deferred() as interrupts, closing(batches):
+    with reproducible(plan.deterministic), compilable(plan.compile), deferred() as interrupts, closing(batches):
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
+
+
+def check_enough(images: Images) -> None:
+    """Raise InputError where there are too few images to train on."""
+    if len(images) < 2:
+        raise InputError(f"training needs at least 2 images, there is {len(images)}", hint="see `data.train`")
 
 
 class _Run:
@@ -146,12 +153,11 @@ class _Run:
         save: Save | None,
         online: Online | None = None,
     ) -> None:
-        if len(images) < 2:
-            raise InputError(f"training needs at least 2 images, there is {len(images)}", hint="see `data.train`")
+        check_enough(images)
         self.plan, self.images, self.views, self.online, self.save = plan, images, views, online, save
         self.method = arrange(method.to(plan.device), plan.precision.channels_last)
         if plan.compile:
-            self.method.compile()
+            self.method.compile(dynamic=False)
         self.labels = labels.to(plan.device) if labels is not None and method.uses_labels else None
         self.method.seed = plan.seed
         self.sampler = Sampler(len(images), plan.batch_size, plan.seed)
@@ -214,11 +220,11 @@ class _Run:
 
     def arriving(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
         """The next `count` batches; adds to `waited` the time until each has been read."""
-        for _ in range(count):
-            asked = time.monotonic()
-            batch = next(batches)
+        asked = time.monotonic()
+        for batch in islice(batches, count):
             self.waited += time.monotonic() - asked
             yield batch
+            asked = time.monotonic()
 
     def step(self, indices: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Train on the images that were read; returns loss and z without waiting for the device."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from sslcut.data.images import Images
 from sslcut.data.opening import Opened, open_data, view_maker
 from sslcut.data.samplers import Sampler
-from sslcut.data.views import ViewMaker
+from sslcut.data.views import ViewMaker, Views
 from sslcut.events import Event
 from sslcut.methods.base import Method
 from sslcut.methods.making import (
@@ -66,24 +66,26 @@ def decided(
 ) -> Precision:
     """The recipe's precision; for `auto` the one found earlier on this machine, else measured on the first batch.
 
-    So it is with whether the training is compiled. What takes second derivatives takes float32, without being measured.
+    So it is with `compile: auto`. What takes second derivatives takes float32, without being measured.
     """
     train = document["train"]
-    asked, batch, steps = train["precision"], train["batch_size"], 0
-    if train["compile"] == "auto" and compilable(document):
-        steps = train["epochs"] * Sampler(len(images), batch, document["seed"]).steps
+    asked, batch = train["precision"], train["batch_size"]
     if second_order(plain_update(document)):
         asked = "float32"
     device, first = next(method.parameters()).device, torch.arange(min(batch, len(images)))
 
-    def measure() -> Precision:
-        sample = views(images.read(views.shown(first, 0)).to(device), first.to(device), 0)
-        given = labels[first].to(device) if labels is not None else None
-        found = choose_precision(asked, method, sample, given)
-        return worth_compiling(found, method, sample, given, steps) if steps else found
+    def sample() -> tuple[Views, Tensor | None]:
+        shown = views(images.read(views.shown(first, 0)).to(device), first.to(device), 0)
+        return shown, labels[first].to(device) if labels is not None else None
 
-    if asked != "auto" and not steps:
-        return measure()
     task = {key: document[key] for key in ("model", "method", "views")}
-    task |= {"batch": len(first), "size": images.size, "asked": asked, "steps": steps}
-    return remembered(task, device, measure)
+    task |= {"batch": len(first), "size": images.size}
+    if asked == "auto":
+        found = remembered(task, device, lambda: choose_precision(asked, method, *sample()))
+    else:
+        found = choose_precision(asked, method, *sample())
+    steps = train["epochs"] * Sampler(len(images), batch, document["seed"]).steps
+    if train["compile"] != "auto" or not compilable(document) or not steps:
+        return found
+    longer = {**task, "precision": found.name, "steps": steps}
+    return remembered(longer, device, lambda: worth_compiling(found, method, *sample(), steps))

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import inf, isfinite
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sslcut.data.views import Views
-from sslcut.errors import UsageError
+from sslcut.errors import MachineError, UsageError
 from sslcut.methods.base import Method
 
 Arithmetic = Literal["float32", "bf16"]
@@ -85,12 +86,29 @@ def reproducible(asked: bool) -> Iterator[None]:
     except RuntimeError as error:
         if "torch.use_deterministic_algorithms" not in str(error):
             raise
-        what = str(error).partition(", but you set")[0]
+        what = str(error).partition(", but you set")[0].partition("\n")[0]
         hint = "leave `train.deterministic` out, or train another network or with other views"
+        if "CuBLAS" in what:
+            hint = f"unset {CUBLAS[0]}, which is not `{CUBLAS[1]}`"
         raise UsageError(f"`train.deterministic: true` cannot be kept: {what}", hint=hint) from error
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn)
         cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = flags
+
+
+@contextmanager
+def compilable(asked: bool) -> Iterator[None]:
+    """Inside, where `asked`, what torch.compile cannot do is raised as a UsageError."""
+    if not asked:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        what = f"torch.compile cannot take this training: {error}".splitlines()[0]
+        raise UsageError(what, hint="train.compile: false") from error
 
 
 @contextmanager
@@ -163,7 +181,7 @@ def choose_precision(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         timings, _ = time_steps(candidates, arrange(copy.deepcopy(method), channels_last), sample, labels, budget)
     name: Arithmetic = "bf16" if timings["float32"] >= WORTH * timings["bf16"] else "float32"
-    return Precision(name, channels_last, timings)
+    return Precision(name, channels_last, {key: seconds for key, seconds in timings.items() if isfinite(seconds)})
 
 
 def time_steps(
@@ -176,7 +194,7 @@ def time_steps(
 
     def one_round(images: int) -> dict[str, float]:
         views, targets = first_of(sample, labels, images)
-        return {c.name: timed_step(method, c, views, targets) for c in candidates}
+        return {c.name: affordable_step(method, c, views, targets) for c in candidates}
 
     images = batch = sample.crops[0].shape[1]
     if sample.crops[0].device.type == "cpu":
@@ -188,7 +206,10 @@ def time_steps(
     started, rounds = time.monotonic(), [one_round(images) for _ in range(ROUNDS[0])]
     while len(rounds) < ROUNDS[1] and time.monotonic() - started < budget:
         rounds.append(one_round(images))
-    return {c.name: min(found[c.name] for found in rounds) for c in candidates}, images
+    fastest: dict[str, float] = {c.name: min(found[c.name] for found in rounds) for c in candidates}
+    if not any(map(isfinite, fastest.values())):
+        raise MachineError(f"a step of {images} images does not fit into memory", hint="lower train.batch_size")
+    return fastest, images
 
 
 def first_of(sample: Views, labels: Tensor | None, images: int) -> tuple[Views, Tensor | None]:
@@ -201,6 +222,16 @@ def arrange(method: Method, channels_last: bool) -> Method:
     """The method itself, in training mode, its weights laid out with channels last, or first."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return method.to(memory_format=layout).train()
+
+
+def affordable_step(method: Method, precision: Precision, views: Views, labels: Tensor | None) -> float:
+    """Seconds of one forward and backward pass; infinite where a GPU's memory does not hold it."""
+    try:
+        return timed_step(method, precision, views, labels)
+    except torch.OutOfMemoryError:
+        method.zero_grad()
+        torch.cuda.empty_cache()
+        return inf
 
 
 def timed_step(method: Method, precision: Precision, views: Views, labels: Tensor | None) -> float:
