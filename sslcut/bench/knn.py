@@ -60,20 +60,20 @@ def _accuracy(truth: Tensor, predicted: Any) -> dict[str, Fact]:
 
 def _alone(bank: int, queries: int, threads: int) -> float:
     """The memory that the probe adds to a process of its own: here the others' heaps would be counted with it."""
-    code = f"from sslcut.bench.knn import tell_memory; tell_memory({bank}, {queries}, {threads})"
+    code = f"from sslcut.bench.knn import added; print(added({bank}, {queries}, {threads}))"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 
-def tell_memory(bank: int, queries: int, threads: int) -> None:
-    """Print the megabytes that the probe adds at its peak, once torch has loaded what its first products need."""
+def added(bank: int, queries: int, threads: int) -> float:
+    """The megabytes that the probe adds at its peak, once torch has loaded what its first products need."""
     torch.set_num_threads(threads)
     features, labels = draw_features(bank + queries, WIDTH, CLASSES)
     few = min(len(features), 20 * K)
     _ours(features[:few].clone(), labels[:few], 19 * few // 20)
     with Watch() as watch:
         _ours(features, labels, bank)
-    print((watch.added or 0) / MEGABYTE)
+    return (watch.added or 0) / MEGABYTE
 
 
 def _ours(features: Tensor, labels: Tensor, bank: int) -> Tensor:
