@@ -614,6 +614,14 @@ def test_a_training_is_compiled_only_where_that_ends_it_sooner(monkeypatch, step
     assert found.label == ("bf16, channels last, compiled" if worth else "bf16, channels last")
 
 
+def test_what_a_compiler_cannot_do_is_told_with_the_key_that_asked_for_it():
+    from torch._dynamo.exc import TorchDynamoException
+
+    with pytest.raises(UsageError, match="cannot take this training: no compiler$") as caught, world.compiling(True):
+        raise TorchDynamoException("no compiler\nand much more")
+    assert caught.value.faults[0].hint == "train.compile: false"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["simclr", "dino", "trex"])
 def test_a_compiled_training_is_the_same_to_rounding(name):

@@ -28,7 +28,7 @@ from sslcut.training.optim import build_optimizer, set_lr
 from sslcut.training.state import Position, capture, kept_by_update, restore
 from sslcut.training.updates import Batch as Seen
 from sslcut.training.updates import Engine, Update, options_of
-from sslcut.training.world import Precision, all_finite, arrange, compilable, drawing, reproducible
+from sslcut.training.world import Precision, all_finite, arrange, compiling, drawing, reproducible
 
 State = tuple[Mapping[str, Tensor], Mapping[str, Any]]
 """Tensors and a JSON document, as `state.capture` gives them and `checkpoint.load_state` reads them."""
@@ -129,7 +129,7 @@ def train(
             online.restore(state[0])
         run.update.load(kept_by_update(state[0]))
     batches = ahead(images, run.order(), plan.device)
-    with reproducible(plan.deterministic), compilable(plan.compile), deferred() as interrupts, closing(batches):
+    with reproducible(plan.deterministic), compiling(plan.compile), deferred() as interrupts, closing(batches):
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
 

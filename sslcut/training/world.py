@@ -97,7 +97,7 @@ def reproducible(asked: bool) -> Iterator[None]:
 
 
 @contextmanager
-def compilable(asked: bool) -> Iterator[None]:
+def compiling(asked: bool) -> Iterator[None]:
     """Inside, where `asked`, what torch.compile cannot do is raised as a UsageError."""
     if not asked:
         yield
