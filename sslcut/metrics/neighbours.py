@@ -174,6 +174,7 @@ class _Bank:
             shift = product - self.centre.dot(self.centre)
             last[:, 0] = shift
             last[:, 1] = shift - last[:, 0]
+            # numbers, since small tensors that stay would lie between large ones of the heap and keep them apart
             self._lengths[number] = float(length.amax()), float(lost.amax())
         else:
             torch.sub(exact, self.centre, out=rounded[:, :-2])
