@@ -149,9 +149,9 @@ class Train(Section):
 
     `clip_gradient` is the largest norm of the gradient, with `clip_each` of each parameter's own, as DINO's authors
     have it. `compile` hands the network to torch.compile, by `auto` where a training is so long that measuring finds it
-    to save time; in a sweep `auto` compiles nothing. `deterministic` makes a training on a GPU the same to the bit from
-    run to run and over an interruption, as one on a processor always is, for some of its speed. `match: compute` gives
-    an update of the head that costs more than `joint` as many fewer epochs.
+    to save time; a sweep, whose cells are compared, takes no `auto`. `deterministic` makes a training on a GPU the same
+    to the bit from run to run and over an interruption, as one on a processor always is, for some of its speed.
+    `match: compute` gives an update of the head that costs more than `joint` as many fewer epochs.
     """
 
     epochs: Whole = 20

@@ -63,6 +63,9 @@ def cells(recipe: "Recipe") -> list[Cell]:
         problems += faults
         if checked is not None:
             made.append(Cell(name, _overrides(point), checked))
+    if any(cell.recipe.dump()["train"]["compile"] == "auto" for cell in made):
+        what = "`train.compile: auto` decides for each training by itself, and a sweep compares its cells"
+        problems.append(Problem(text.place(("train", "compile")), what, "write true or false"))
     if recipe.study is not None and not problems:
         problems += faults_of(text, recipe.study, made, _settled(recipe))
     if problems:

@@ -361,8 +361,7 @@ class Pretended:
 
     def events(self):
         self.over = True
-        measured = Result("", {"name": "bf16", "compiled": True})
-        return [measured] if self.measures else [Stage("pretrain", done=True), Result("x")]
+        return [Result("", {"name": "bf16"})] if self.measures else [Stage("pretrain", done=True), Result("x")]
 
     def outcome(self) -> None:
         os.close(self.pipe)
@@ -378,8 +377,8 @@ def test_precision_is_measured_before_cells_go_side_by_side_with_the_threads_tha
     ran(recipe, tmp_path, jobs=2, threads=5)
     first, *rest = Pretended.made
     assert first == ("seed=0,temperature=0.1", True, 2, None)
-    assert [entry[1:] for entry in rest] == [(False, 2, {"name": "bf16", "compiled": False})] * 4
-    assert list(RunDir(tmp_path).document()["precisions"].values()) == [{"name": "bf16", "compiled": False}]
+    assert [entry[1:] for entry in rest] == [(False, 2, {"name": "bf16"})] * 4
+    assert list(RunDir(tmp_path).document()["precisions"].values()) == [{"name": "bf16"}]
 
 
 def holder(cell: Path) -> int:

@@ -125,6 +125,15 @@ def test_faults_of_all_cells_come_at_once_and_once():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sweep", "sets"), [("{seed: [0, 1]}", ["train.compile=auto"]), ("{train.compile: [auto]}", [])]
+)
+def test_a_sweep_does_not_leave_compiling_to_each_of_its_cells(sweep, sets):
+    with pytest.raises(RecipeError, match="a sweep compares its cells") as caught:
+        swept(sweep, *sets)
+    assert caught.value.faults[0].hint == "write true or false"
+
+
 def test_a_sweep_of_too_many_cells_is_refused():
     hundred = list(range(100))
     with pytest.raises(RecipeError, match="`sweep` has 1000000 cells"):

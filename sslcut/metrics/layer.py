@@ -153,12 +153,9 @@ def fit_near(layer: Layer, memory: int, fit: Callable[[Layer, int], list[Fit]]) 
 
     The fits are of the layer as it was given.
     """
-    here, room = layer.near(memory)
     try:
-        found = fit(here, room)
+        found = fit(*layer.near(memory))
     except torch.OutOfMemoryError:
-        if here is layer:
-            raise
         torch.cuda.empty_cache()
         found = fit(layer, memory)
     return [replace(one, layer=layer) for one in found]

@@ -326,7 +326,6 @@ def plan_of(document: Mapping[str, Any], device: torch.device, precision: Precis
         constant_lr=train["constant_lr"],
         clip=train["clip_gradient"],
         clip_each=train["clip_each"],
-        compile=precision.compiled,
         deterministic=train["deterministic"],
         state_every_seconds=train["state_every"],
     )

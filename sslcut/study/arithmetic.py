@@ -50,7 +50,7 @@ class Decisions:
         """Decide for all trainings of the recipe's kind, unless that has been done."""
         kind = self.kind(recipe)
         if kind is not None and self.open(recipe):
-            self.known[kind] = {**precision, "compiled": False}  # others may be shorter, or compiled in another way
+            self.known[kind] = precision
             self.directory.remember(precisions=self.known)
 
 

@@ -51,8 +51,8 @@ class Plan:
     `update` is `{"name": …, **options}`, a member of `head.update`. `clip` is the largest norm of the gradient, or
     with `clip_each` of each parameter's. The learning rate comes from `start_lr` and goes to `end_lr`, but for the
     head's parts in `constant_lr`.
-    `compile` hands the method to torch.compile, which costs a minute before the first step. `deterministic` takes
-    operators that give the same bits every time, on a GPU too.
+    A `precision` that is compiled costs a minute before the first step. `deterministic` takes operators that give the
+    same bits every time, on a GPU too.
     """
 
     epochs: int
@@ -69,7 +69,6 @@ class Plan:
     constant_lr: Collection[str] = ()
     clip: float | None = None
     clip_each: bool = False
-    compile: bool = False
     deterministic: bool = False
     state_every_seconds: float = 60.0
 
@@ -129,7 +128,12 @@ def train(
             online.restore(state[0])
         run.update.load(kept_by_update(state[0]))
     batches = ahead(images, run.order(), plan.device)
-    with reproducible(plan.deterministic), compiling(plan.compile), deferred() as interrupts, closing(batches):
+    with (
+        reproducible(plan.deterministic),
+        compiling(plan.precision.compiled),
+        deferred() as interrupts,
+        closing(batches),
+    ):
         while run.position.epoch < plan.epochs:
             yield from run.epoch(batches, interrupts)
 
@@ -156,7 +160,7 @@ class _Run:
         check_enough(images)
         self.plan, self.images, self.views, self.online, self.save = plan, images, views, online, save
         self.method = arrange(method.to(plan.device), plan.precision.channels_last)
-        if plan.compile:
+        if plan.precision.compiled:
             self.method.compile(dynamic=False)
         self.labels = labels.to(plan.device) if labels is not None and method.uses_labels else None
         self.method.seed = plan.seed

@@ -139,7 +139,7 @@ class Precision:
     """The arithmetic of a training: `float32`, or `bf16` by autocast; and whether channels lie last in memory.
 
     `timings` are the measured seconds of a step in each, empty where nothing was measured. `compiled` says whether
-    measuring found the training worth compiling.
+    the method is handed to torch.compile.
     """
 
     name: Arithmetic
